@@ -1,0 +1,52 @@
+"""Right first, fast second: no speed is measured before the result has been held against the float64 reference."""
+
+import math
+
+import numpy as np
+
+from bench.peers import Fastcnn, Operands
+from bench.problems import Problem
+from bench.timing import Contender
+
+
+class WrongResult(ArithmeticError):
+    """A contender computed something else; it is not timed."""
+
+
+def expected(problem: Problem, op: str, operands: Operands) -> np.ndarray:
+    """The op in float64 by the NumPy reference, from the very numbers the contenders get."""
+    return np.asarray(Fastcnn("reference").contender(problem, op, operands.astype("float64")).result())
+
+
+def limit(problem: Problem, op: str, dtype: str) -> float:
+    """Largest error that still counts as rounding: 16 eps sqrt(k), k the number of products summed per result.
+
+    Products of standard normal numbers: partial sums grow as sqrt(k), each addition rounds them by eps, k of these errors
+    add up as a random walk: about eps k against results of size sqrt(k), so eps sqrt(k), and 16 leaves room for Winograd's
+    transforms. One product lost changes a result by 1/(4 sqrt(k)) of the largest: above the limit up to k = 1/(64 eps),
+    131,072 products in float32.
+    """
+    k = {
+        "forward": problem.C // problem.groups * problem.KH * problem.KW,
+        "grad_input": problem.O // problem.groups * problem.KH * problem.KW,
+        "grad_weight": problem.N * math.prod(problem.output_shape[2:]),
+    }[op]
+    return 16 * float(np.finfo(dtype).eps) * math.sqrt(k)
+
+
+def error(result: np.ndarray, expected: np.ndarray) -> float:
+    """max |result - expected| / max |expected|; NaN anywhere gives NaN."""
+    difference = float(np.max(np.abs(result - expected), initial=0.0))
+    scale = float(np.max(np.abs(expected), initial=0.0))
+    return difference / scale if scale > 0 else difference
+
+
+def checked_error(contender: Contender, expected: np.ndarray, dtype: str, limit: float) -> float:
+    """Run the contender once and return its error; WrongResult if shape, dtype or numbers are not the op's."""
+    result = np.asarray(contender.result())
+    if result.shape != expected.shape or result.dtype != np.dtype(dtype):
+        raise WrongResult(f"returned {result.dtype} {result.shape} where {dtype} {expected.shape} was expected")
+    measured = error(result, expected)
+    if not measured <= limit:  # NaN is wrong too
+        raise WrongResult(f"error {measured:.1e} above {limit:.1e}")
+    return measured

@@ -1,0 +1,105 @@
+"""`python -m bench`: convolutions, one backend of ours against its peers, problem by problem and op by op."""
+
+import math
+import sys
+from dataclasses import asdict, dataclass
+
+from bench import checks, compare, report
+from bench.peers import Library, Operands, libraries
+from bench.problems import Problem, load
+
+KIND = "conv"
+
+
+@dataclass(frozen=True)
+class Settings:
+    lists: list[str]
+    ops: list[str]
+    backend: str
+    peers: list[str]
+    threads: int
+    dtype: str
+    format: str
+    repeats: int
+
+
+def run(settings: Settings, header: dict[str, str], peak: float | None) -> dict:
+    """Measure every problem of the lists; `peak` is the FMA peak in flop/s at these threads and dtype, if it could be measured.
+
+    Returns a JSON-able document that render() prints.
+    """
+    problems = [(name, problem) for name in settings.lists for problem in load(name)]
+    rows, refused = [], []
+    for number, (name, problem) in enumerate(problems, start=1):
+        print(f"{number}/{len(problems)} {problem.name} {problem}", file=sys.stderr)
+        operands = Operands.of(problem, settings.dtype)
+        for op in settings.ops:
+            row = measure(problem, op, operands, libraries(settings.backend, settings.peers, settings.format), settings)
+            rows.append({"list": name} | row)
+            refused += compare.refusals(f"{problem.name} {op}", row["results"])
+    return {"kind": KIND, "header": header, "settings": asdict(settings), "peak": peak, "refused": refused, "rows": rows}
+
+
+def measure(problem: Problem, op: str, operands: Operands, libraries: list[Library], settings: Settings) -> dict:
+    """One row: the error and the time of each library; one with a wrong result gets {"refused": why} and is not timed."""
+    expected = checks.expected(problem, op, operands)
+    limit = checks.limit(problem, op, settings.dtype)
+    results: compare.Results = {}
+    right = []
+    for library in libraries:
+        contender = library.contender(problem, op, operands)
+        try:
+            results[library.name] = {"error": checks.checked_error(contender, expected, settings.dtype, limit)}
+            right.append(contender)
+        except checks.WrongResult as wrong:
+            results[library.name] = {"refused": str(wrong)}
+    del expected
+    for name, timing in compare.timed(right, settings.repeats, settings.backend).items():
+        results[name] |= timing
+    return {"problem": problem.name, "shape": str(problem), "op": op, "flops": problem.flops, "limit": limit, "results": results}
+
+
+def render(document: dict) -> str:
+    """One table per op, the worst ratio first."""
+    settings, peak = document["settings"], document["peak"]
+    title = (
+        f"Convolutions: {settings['backend']}, {settings['dtype']}, {settings['format']}, {settings['threads']} threads; lists {', '.join(settings['lists'])}"
+    )
+    tables = [
+        "- error: max |difference| / max |float64 reference|",
+        f"- FMA peak: {report.three_digits(peak / 1e9)} GFLOP/s" if peak else "- FMA peak: not measured (it takes the compiled backend)",
+    ]
+    columns = ["problem", "shape", settings["backend"], "median", "GFLOP/s", "% peak", "error", *compare.RIVAL_COLUMNS, "error"]
+    for op in settings["ops"]:
+        rows = sorted((row for row in document["rows"] if row["op"] == op), key=compare.worst_first(settings))
+        cells = [_cells(row, settings["backend"], peak) for row in rows]
+        tables += [f"\n#### {op}\n", report.table(columns, cells), "\n" + _summary(rows, settings)]
+    return compare.page(title, document, "ms", tables)
+
+
+def _cells(row: dict, backend: str, peak: float | None) -> list[str]:
+    results = row["results"]
+    ours = results[backend]
+    speed = row["flops"] / ours["minimum"] if "minimum" in ours else None
+    return [
+        row["problem"],
+        row["shape"],
+        *compare.our_cells(results, backend, report.milliseconds),
+        report.three_digits(speed and speed / 1e9),
+        report.percent(speed and peak and speed / peak),
+        report.scientific(ours.get("error")),
+        *compare.rival_cells(results, backend, report.milliseconds),
+        report.scientific(results.get(compare.best(results, "torch"), {}).get("error")),
+    ]
+
+
+def _summary(rows: list[dict], settings: dict) -> str:
+    rival = compare.rival(settings)
+    ratios = [compare.ratio(row["results"], settings["backend"], rival) for row in rows]
+    ratios = [value for value in ratios if value is not None]
+    if not ratios:
+        return f"{len(rows)} rows, none with a peer."
+    lost = sum(value < 1 for value in ratios)
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    worst, mean, best = (report.ratio(value) for value in (min(ratios), mean, max(ratios)))
+    return f"{len(rows)} rows against {rival}: {lost} lost, geometric mean {mean}, worst {worst}, best {best}."

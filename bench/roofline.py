@@ -1,0 +1,141 @@
+"""`python -m bench roofline`: what this machine can do at most, and which fraction of it the convolutions reach.
+
+    bound = min(FMA peak, intensity * copy bandwidth)        (Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785)
+
+The peak is measured, not looked up: independent multiply-adds in registers, as many as the pipes hold. The intensity
+counts each number of input, weight and output once across memory, the least that any algorithm can do.
+"""
+
+import time
+
+import numpy as np
+
+from bench import checks, report
+from bench.peers import OPS, Fastcnn, Operands
+from bench.problems import Problem, load
+from bench.timing import interleaved
+from fastcnn import backend
+
+KIND = "roofline"
+
+PROBE_SECONDS = 0.05
+"""Least length of one run of a probe: starting and joining the threads (tens of microseconds) then weighs under 1 in 1000."""
+
+COPY_BYTES = 256 * 2**20
+"""Size of each of the two copied arrays: beyond the last-level cache of any CPU met so far."""
+
+
+def fma_peak(dtype: str, threads: int, repeats: int = 5) -> float:
+    """Floating-point operations per second of a register-only multiply-add loop on `threads` threads; best of `repeats`."""
+    from fastcnn.backends import cpu
+
+    def run(iterations: int) -> float:
+        start = time.perf_counter()
+        flops = cpu.fma_probe(dtype, iterations, threads)
+        seconds = time.perf_counter() - start
+        return flops / seconds if seconds >= PROBE_SECONDS else 0.0
+
+    iterations = 1 << 16
+    while not run(iterations):
+        iterations *= 2
+    return max(run(2 * iterations) for _ in range(repeats))
+
+
+def copy_bandwidth(threads: int, repeats: int = 5) -> float:
+    """Bytes per second, read and written together, of a copy far beyond the caches; best of `repeats`."""
+    from fastcnn.backends import cpu
+
+    source = np.ones(COPY_BYTES // 4, np.float32)
+    target = np.zeros_like(source)  # the first copy below touches every page, so that none is faulted in on the clock
+    cpu.copy_probe(target, source, threads)
+    best = 0.0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        moved = cpu.copy_probe(target, source, threads)
+        best = max(best, moved / (time.perf_counter() - start))
+    return best
+
+
+def run(threads: int, header: dict[str, str], repeats: int) -> dict:
+    """Peaks and bandwidth on one and on all threads, then the layer of shapes/roofline.txt on each."""
+    counts = sorted({1, threads})
+    machine = {str(count): {"float32": fma_peak("float32", count), "float64": fma_peak("float64", count), "copy": copy_bandwidth(count)} for count in counts}
+    rows = []
+    for problem in load("roofline"):
+        for count in counts:
+            backend.set_num_threads(count)
+            for dtype in ("float32", "float64"):
+                rows += _layer(problem, dtype, count, machine[str(count)], repeats)
+    backend.set_num_threads(threads)
+    return {"kind": KIND, "header": header, "settings": {"threads": threads, "repeats": repeats}, "refused": [], "machine": machine, "rows": rows}
+
+
+def _layer(problem: Problem, dtype: str, threads: int, machine: dict[str, float], repeats: int) -> list[dict]:
+    operands = Operands.of(problem, dtype)
+    intensity = problem.flops / (problem.elements * operands.input.itemsize)
+    rows = []
+    for op in OPS:
+        expected = checks.expected(problem, op, operands)
+        for algorithm in ("direct", "auto"):
+            for memory_format in ("nchw", "channels_last"):
+                contender = Fastcnn("cpu", memory_format, algorithm).contender(problem, op, operands)
+                error = checks.checked_error(contender, expected, dtype, checks.limit(problem, op, dtype))
+                timing = interleaved([contender], repeats)[contender.name]
+                rows.append(
+                    {
+                        "problem": problem.name,
+                        "shape": str(problem),
+                        "op": op,
+                        "dtype": dtype,
+                        "threads": threads,
+                        "format": memory_format,
+                        "algorithm": algorithm,
+                        "error": error,
+                        "minimum": timing.minimum,
+                        "median": timing.median,
+                        "speed": problem.flops / timing.minimum,
+                        "intensity": intensity,
+                        "bound": min(machine[dtype], intensity * machine["copy"]),
+                        "peak": machine[dtype],
+                    }
+                )
+    return rows
+
+
+def render(document: dict) -> str:
+    """Header, the machine's limits, and the layer's share of them."""
+    machine = document["machine"]
+    limits = [[count, *(report.three_digits(limit[key] / 1e9) for key in ("float32", "float64", "copy"))] for count, limit in machine.items()]
+    layers = [
+        [
+            row["op"],
+            row["dtype"],
+            str(row["threads"]),
+            row["format"],
+            row["algorithm"],
+            report.milliseconds(row["minimum"]),
+            report.milliseconds(row["median"]),
+            report.three_digits(row["speed"] / 1e9),
+            report.percent(row["speed"] / row["peak"]),
+            report.three_digits(row["intensity"]),
+            report.three_digits(row["bound"] / 1e9),
+            report.percent(row["speed"] / row["bound"]),
+            report.scientific(row["error"]),
+        ]
+        for row in document["rows"]
+    ]
+    columns = [
+        "op", "dtype", "threads", "format", "algorithm", "ms", "median", "GFLOP/s", "% peak",
+        "flop/byte", "bound GFLOP/s", "% bound", "error",
+    ]  # fmt: skip
+    problem = document["rows"][0]
+    return "\n".join(
+        [
+            "### Roofline",
+            report.header(document["header"]),
+            "\n" + report.table(["threads", "float32 peak GFLOP/s", "float64 peak GFLOP/s", "copy GB/s"], limits),
+            f"\nThe layer {problem['problem']} ({problem['shape']}), minimum and median of {document['settings']['repeats']} turns; "
+            "GFLOP/s count the direct algorithm's operations, so a Winograd row, which does fewer, may pass 100 %.\n",
+            report.table(columns, layers),
+        ]
+    )

@@ -1,0 +1,76 @@
+/* The table of kernels: the only header the Cython side sees.
+ *
+ * A kernel is a leaf: it gets pointers and sizes and computes. It never allocates, starts threads, reads files, or reports errors; whoever
+ * calls it keeps the contract written above its definition in kernels/<family>.inc. Strides are counted in elements, not bytes.
+ * Every kernel exists for float and for double, and once per instruction set; fc_active() is the set that fc_select() chose.
+ */
+#ifndef FASTCNN_H
+#define FASTCNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef ptrdiff_t fc_index;
+
+/* Element-wise operations, forward and backward (kernels/eltwise.inc). `a` and `b` are the operation's parameters, see there. */
+enum fc_eltwise_op {
+    FC_RELU, FC_LEAKY_RELU, FC_ELU, FC_SELU, FC_GELU_ERF, FC_GELU_TANH, FC_SILU, FC_SOFTPLUS, FC_SIGMOID, FC_TANH
+};
+
+#define FC_DECLARE_KERNELS(T, NAME)                                                                                                        \
+    typedef struct {                                                                                                                       \
+        int lanes; /* elements in one vector */                                                                                            \
+        int mr;    /* rows of the register tile */                                                                                         \
+        int nv;    /* most vectors across the register tile */                                                                             \
+        void (*tile)(T *const *rows, const fc_index *segment, fc_index segments, fc_index length, const T *panel, const T *bias,     \
+                     int accumulate, T *const *out, int m, int nv, int n);                                                                 \
+        void (*tile_add)(const T *rows, fc_index row_stride, fc_index length, const T *panel, T *out, fc_index out_stride, int m, int nv,  \
+                         int n);                                                                                                           \
+        void (*tile_outer)(T *const *rows, fc_index x_pixel, fc_index x_row, fc_index x_image, const T *grad, fc_index g_pixel,      \
+                           fc_index g_row, fc_index g_image, fc_index pixels, fc_index nrows, fc_index images, T *out,                     \
+                           fc_index out_stride, int m, int nv);                                                                            \
+        void (*transpose)(const T *src, fc_index src_stride, T *dst, fc_index dst_stride, fc_index rows, fc_index cols,                    \
+                          fc_index rows_out);                                                                                              \
+        void (*depthwise)(const T *x, fc_index x_pixel, fc_index tap_row, fc_index tap_col, fc_index kh, fc_index kw, const T *w,          \
+                          fc_index w_tap, const T *bias, T *out, fc_index out_pixel, fc_index pixels, fc_index channels);                  \
+        void (*depthwise_outer)(const T *x, fc_index x_pixel, fc_index tap_row, fc_index tap_col, fc_index kh, fc_index kw, const T *grad, \
+                                fc_index g_pixel, T *out, fc_index w_tap, fc_index pixels, fc_index channels);                             \
+        void (*multiply_add)(const T *x, const T *w, T *out, fc_index n);                                                                  \
+        void (*max_pool_lanes)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, int64_t first, int64_t index_row,         \
+                               int64_t index_col, T *out, int64_t *index, fc_index n, fc_index lane_stride, int64_t lane_index);           \
+        void (*avg_pool_lanes)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, T scale, T *out, fc_index n,              \
+                               fc_index lane_stride);                                                                                      \
+        void (*add_scaled)(const T *x, T scale, T *out, fc_index n);                                                                       \
+        double (*sum)(const T *x, fc_index n);                                                                                             \
+        double (*sum_square_deviation)(const T *x, T mean, fc_index n);                                                                    \
+        void (*grad_sums)(const T *grad, const T *x, T mean, fc_index n, double *sum, double *dot);                                        \
+        void (*affine)(const T *x, T scale, T shift, T *out, fc_index n);                                                                  \
+        void (*affine2)(const T *grad, const T *x, T k1, T k2, T k3, T *out, fc_index n);                                                  \
+        void (*column_sums)(const T *x, fc_index rows, fc_index cols, fc_index stride, T *sum);                                            \
+        void (*column_square_deviations)(const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum);                \
+        void (*column_grad_sums)(const T *grad, const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum, T *dot); \
+        void (*column_affine)(const T *x, const T *scale, const T *shift, fc_index rows, fc_index cols, fc_index stride, T *out);          \
+        void (*column_affine2)(const T *grad, const T *x, const T *k1, const T *k2, const T *k3, fc_index rows, fc_index cols,             \
+                               fc_index stride, T *out);                                                                                   \
+        void (*eltwise)(int op, const T *x, T *out, fc_index n, T a, T b);                                                                 \
+        void (*eltwise_backward)(int op, const T *grad, const T *x, T *out, fc_index n, T a, T b);                                         \
+        double (*fma_probe)(fc_index iterations, T *out); /* returns the floating-point operations done; see bench roofline */             \
+    } NAME;
+
+FC_DECLARE_KERNELS(float, fc_kernels_f32)
+FC_DECLARE_KERNELS(double, fc_kernels_f64)
+
+typedef struct {
+    const char *name;
+    fc_kernels_f32 f32;
+    fc_kernels_f64 f64;
+} fc_isa;
+
+/* dispatch.c */
+const fc_isa *fc_active(void);            /* never NULL: the best supported set until fc_select changes it */
+int fc_select(const char *name);          /* 0 = done, -1 = this build has no such set, -2 = this CPU or operating system cannot run it */
+const char *fc_isa_name(int i);           /* i-th set of this build, best first; NULL after the last */
+int fc_isa_supported(int i);              /* can this CPU and operating system run it? */
+const char *fc_compiler(void);
+
+#endif

@@ -1,0 +1,82 @@
+/* One vector of FC_VBYTES bytes of `real`, in GCC/Clang vector extensions. Included by kernels.inc once per (ISA, element type).
+ *
+ * The vector width must equal the ISA's register width: a 64-byte vector compiled for AVX2 is split by the compiler and spills (measured: 117 -> 2-12 GFLOP/s).
+ * Besides csrc/isa/ and dispatch.c this is the only file that may ask for an instruction set: partial loads and stores have no portable form that is fast.
+ */
+typedef real vec __attribute__((vector_size(FC_VBYTES)));
+typedef real vec_u __attribute__((vector_size(FC_VBYTES), aligned(FC_REAL_BYTES), may_alias)); /* the same, at any element's address */
+typedef inte ivec __attribute__((vector_size(FC_VBYTES)));
+typedef inte ivec_u __attribute__((vector_size(FC_VBYTES), aligned(FC_REAL_BYTES), may_alias));
+
+#define L ((int)(FC_VBYTES / FC_REAL_BYTES))
+
+static inline __attribute__((always_inline)) vec FC_FN(load)(const real *p) { return *(const vec_u *)p; }
+static inline __attribute__((always_inline)) void FC_FN(store)(real *p, vec v) { *(vec_u *)p = v; }
+static inline __attribute__((always_inline)) vec FC_FN(splat)(real x) { return x - (vec){0}; }
+
+/* First n elements (0 <= n <= L); the other lanes of a load are zero; nothing outside the n elements is touched. */
+#if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
+static inline vec FC_FN(load_n)(const real *p, int n) { return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+static inline void FC_FN(store_n)(real *p, vec v, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v); }
+#elif defined(__AVX512F__) && FC_VBYTES == 64
+static inline vec FC_FN(load_n)(const real *p, int n) { return (vec)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
+static inline void FC_FN(store_n)(real *p, vec v, int n) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v); }
+#elif defined(__AVX2__) && FC_VBYTES == 32 && FC_REAL_BYTES == 4
+static inline __m256i FC_FN(mask)(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+static inline vec FC_FN(load_n)(const real *p, int n) { return (vec)_mm256_maskload_ps(p, FC_FN(mask)(n)); }
+static inline void FC_FN(store_n)(real *p, vec v, int n) { _mm256_maskstore_ps(p, FC_FN(mask)(n), (__m256)v); }
+#elif defined(__AVX2__) && FC_VBYTES == 32
+static inline __m256i FC_FN(mask)(int n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
+static inline vec FC_FN(load_n)(const real *p, int n) { return (vec)_mm256_maskload_pd(p, FC_FN(mask)(n)); }
+static inline void FC_FN(store_n)(real *p, vec v, int n) { _mm256_maskstore_pd(p, FC_FN(mask)(n), (__m256d)v); }
+#else
+static inline vec FC_FN(load_n)(const real *p, int n) {
+    real lane[FC_VBYTES / FC_REAL_BYTES] = {0};
+    for (int i = 0; i < n; i++) lane[i] = p[i];
+    return FC_FN(load)(lane);
+}
+static inline void FC_FN(store_n)(real *p, vec v, int n) {
+    real lane[FC_VBYTES / FC_REAL_BYTES];
+    FC_FN(store)(lane, v);
+    for (int i = 0; i < n; i++) p[i] = lane[i];
+}
+#endif
+
+/* Lane-wise choice: mask lanes are all ones or all zeros, as comparisons of vectors give. */
+static inline __attribute__((always_inline)) vec FC_FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+static inline __attribute__((always_inline)) ivec FC_FN(select_i)(ivec mask, ivec yes, ivec no) { return (yes & mask) | (no & ~mask); }
+
+/* Lanes added pairwise in a fixed order. */
+static inline double FC_FN(lane_sum)(vec v) {
+    double total = 0;
+    for (int i = 0; i < L; i++) total += v[i];
+    return total;
+}
+
+/* Interleave the lower (upper) halves of a and b: a0 b0 a1 b1 ... One step of the transpose, and the inverse of taking even and odd lanes. */
+#if defined(__clang__)
+#define FC_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FC_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#if FC_VBYTES / FC_REAL_BYTES == 16
+#define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define FC_IOTA ((ivec){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+#elif FC_VBYTES / FC_REAL_BYTES == 8
+#define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define FC_IOTA ((ivec){0, 1, 2, 3, 4, 5, 6, 7})
+#elif FC_VBYTES / FC_REAL_BYTES == 4
+#define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 4, 1, 5)
+#define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 2, 6, 3, 7)
+#define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2, 4, 6)
+#define FC_IOTA ((ivec){0, 1, 2, 3})
+#else
+#define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 2)
+#define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 1, 3)
+#define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2)
+#define FC_IOTA ((ivec){0, 1})
+#endif

@@ -1,0 +1,172 @@
+"""Which implementation runs: the current backend, its threads and algorithm, and a record of what was dispatched.
+
+`use_backend` and `use_algorithm` work as a plain call and as a context manager. The backend chosen with `use_backend` belongs to the current
+context (contextvars: this thread, this asyncio task); `set_backend` sets the default of the whole process, initially FASTCNN_BACKEND or "cpu".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NAMES = ("reference", "cpu")
+ALGORITHMS = ("auto", "direct", "winograd")
+
+_context: ContextVar[Any] = ContextVar("fastcnn_backend", default=None)
+_default: ModuleType | None = None
+
+
+def _load(name: str) -> ModuleType:
+    if name not in NAMES:
+        raise ValueError(f"backend {name!r} does not exist; the backends are {', '.join(NAMES)}")
+    try:
+        return importlib.import_module(f"fastcnn.backends.{name}")
+    except ImportError as error:
+        raise RuntimeError(
+            f'backend "{name}" cannot be used: {error}. Build it with "pip install ." in the source tree (needs a C compiler), or choose the '
+            f'NumPy implementation with FASTCNN_BACKEND=reference or fastcnn.use_backend("reference")'
+        ) from error
+
+
+def current() -> Any:
+    """The backend that functional calls go to: a module with one function per op of fastcnn.backends.ops.OPS, a `name` and `functions`."""
+    return _context.get() or _default or _load_default()
+
+
+def _load_default() -> ModuleType:
+    global _default
+    _default = _load(os.environ.get("FASTCNN_BACKEND") or "cpu")
+    return _default
+
+
+def available() -> dict[str, str | None]:
+    """Every backend's name, with None if it can be used and else the reason why not."""
+    reasons: dict[str, str | None] = {}
+    for name in NAMES:
+        try:
+            _load(name)
+            reasons[name] = None
+        except RuntimeError as error:
+            reasons[name] = str(error.__cause__)
+    return reasons
+
+
+def set_backend(name: str) -> None:
+    """Make name the default of the whole process, and the choice of this context."""
+    global _default
+    _default = _load(name)
+    _context.set(None)
+
+
+class _Restorer:
+    """What use_backend and use_algorithm return: the change is made already, leaving the `with` block takes it back."""
+
+    def __init__(self, restore: Callable[[], None]) -> None:
+        self._restore = restore
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+
+def use_backend(name: str) -> _Restorer:
+    """Use a backend in this context: `use_backend("reference")`, or `with use_backend("reference"): ...`."""
+    token = _context.get()
+    _context.set(_load(name))
+    return _Restorer(lambda: _context.set(token))
+
+
+def use_algorithm(name: str) -> _Restorer:
+    """Choose how the cpu backend convolves: "direct" (bits independent of position), "winograd" where it applies, or "auto" (the faster).
+
+    The reference backend always convolves directly.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"use_algorithm: algorithm {name!r} does not exist; the algorithms are {', '.join(ALGORITHMS)}")
+    cpu = _load("cpu")
+    before = cpu.get_algorithm()
+    cpu.set_algorithm(name)
+    return _Restorer(lambda: cpu.set_algorithm(before))
+
+
+def set_num_threads(n: int) -> None:
+    """Number of threads of the cpu backend. Results do not depend on it."""
+    if isinstance(n, bool) or not isinstance(n, int) and not hasattr(n, "__index__"):
+        raise TypeError(f"set_num_threads: n must be an int, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"set_num_threads: n must be at least 1, got {n}")
+    _load("cpu").set_num_threads(int(n))
+
+
+def get_num_threads() -> int:
+    """Number of threads of the cpu backend; 1 where it is not built (NumPy's BLAS has its own setting)."""
+    return _load("cpu").get_num_threads() if available()["cpu"] is None else 1
+
+
+def config() -> dict[str, str]:
+    """What is in use: backend, instruction set, OpenMP, threads, versions."""
+    reasons = available()
+    facts = {"backend": current().name}
+    facts |= {f"{name} usable": "yes" if reason is None else f"no: {reason}" for name, reason in reasons.items()}
+    if reasons["cpu"] is None:
+        facts |= {f"cpu {key}": str(value) for key, value in _load("cpu").config().items()}
+    return facts | {"Python": platform.python_version(), "NumPy": np.__version__, "machine": platform.machine()}
+
+
+def show_config() -> None:
+    """Print config()."""
+    print("\n".join(f"{key:<18}{value}" for key, value in config().items()))
+
+
+class Dispatch(NamedTuple):
+    """One primitive op that ran: its name, the implementation chosen, and (name, reason) of each earlier one that declined."""
+
+    op: str
+    chosen: str
+    declined: tuple[tuple[str, str], ...]
+
+
+class _RecordingBackend:
+    """A backend without a dispatcher of its own, every call noted."""
+
+    def __init__(self, module: Any, records: list[Dispatch]) -> None:
+        self.name, self._module, self._records = module.name, module, records
+
+    def __getattr__(self, op: str) -> Any:
+        function = getattr(self._module, op)
+
+        def noted(*arguments: Any) -> Any:
+            self._records.append(Dispatch(op, self.name, ()))
+            return function(*arguments)
+
+        return noted
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Dispatch]]:
+    """`with recording() as dispatches:` collects a Dispatch for every primitive that the current backend runs inside."""
+    records: list[Dispatch] = []
+    backend = current()
+    if hasattr(backend, "record"):
+        backend.record(lambda op, chosen, declined: records.append(Dispatch(op, chosen, tuple(declined))))
+        try:
+            yield records
+        finally:
+            backend.record(None)
+    else:
+        outer = _context.get()
+        _context.set(_RecordingBackend(backend, records))
+        try:
+            yield records
+        finally:
+            _context.set(outer)

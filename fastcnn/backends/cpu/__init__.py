@@ -1,0 +1,68 @@
+"""The compiled backend: Cython drivers (threads, tiling, scratch) over the C kernels of csrc/.
+
+select.py says which implementation computes each op; _runtime.pyx holds the kernel set, the threads and the scratch memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ..ops import OPS
+from . import _runtime, select
+from ._runtime import copy_probe, fma_probe
+from .threads import default_threads
+
+__all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
+           "record", "fma_probe", "copy_probe", *OPS]
+
+name = "cpu"
+isa = _runtime.isa
+set_isa = _runtime.set_isa
+get_num_threads = _runtime.threads
+record = select.record
+
+_algorithm = "auto"
+
+
+def available_isas() -> list[str]:
+    """Kernel sets that this machine can run, best first."""
+    return [n for n, supported in _runtime.isas().items() if supported]
+
+
+def set_num_threads(n: int) -> None:
+    """Threads of the parallel loops from now on; always 1 in a build without OpenMP."""
+    _runtime.set_threads(n)
+
+
+def set_algorithm(algorithm: str) -> None:
+    """"auto", "direct" or "winograd": which convolution algorithms may run. All of this version's are direct."""
+    global _algorithm
+    _algorithm = algorithm
+
+
+def get_algorithm() -> str:
+    return _algorithm
+
+
+def config() -> dict[str, object]:
+    return {
+        "isa": isa(),
+        "isas": ", ".join(available_isas()),
+        "openmp": "yes" if _runtime.has_openmp() else "no (single-threaded build)",
+        "threads": get_num_threads(),
+        "compiler": _runtime.compiler(),
+    }
+
+
+functions: dict[str, Callable] = {op: select.dispatcher(op) for op in OPS}
+globals().update(functions)
+
+if os.environ.get("FASTCNN_ISA"):
+    try:
+        set_isa(os.environ["FASTCNN_ISA"])
+    except ValueError as error:
+        raise ImportError(f"FASTCNN_ISA={os.environ['FASTCNN_ISA']}: {error}") from None
+set_num_threads(default_threads())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_runtime.after_fork_in_child)

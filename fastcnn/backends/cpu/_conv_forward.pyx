@@ -1,0 +1,319 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Direct convolution: the forward pass, and the input gradient of stride 1 as a convolution with the flipped kernel.
+
+The output is cut into items: a strip of rows of one image (or a few whole small images), for one group and a block of output channels. An item loads its input strip
+once, then walks panels x k-blocks x tiles of MR pixels. Items write disjoint parts of the output and each sum is one chain over k, so neither the cut nor the
+thread that runs an item can change a bit.
+
+m = OH * OW pixels,  n = O / G,  k = (C / G) * KH * KW,  per image and group.
+"""
+cimport numpy as cnp
+from cython.parallel cimport parallel, prange, threadid
+from libc.string cimport memcpy, memset
+
+from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._kernels cimport fc_isa
+from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, fill_segments, imax, imin, index, load_rows, real
+from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels, pack_row, pack_transposed, panel_elements, to_ohwi
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+
+cnp.import_array()
+
+# Bytes of an item's input strip, of its output strip where that is transposed at the end, and of a panel's k-block. Together with what a tile touches they stay
+# under the smallest L2 in use (256 KiB to 1 MiB): the strip is read once per panel, the k-block once per tile.
+cdef enum:
+    STRIP_BYTES = 192 * 1024
+    OUTPUT_BYTES = 128 * 1024
+    PANEL_BYTES = 96 * 1024
+    MOST_ROWS = 8       # rows of the widest tile
+    MIN_PIXELS = 64     # pixels per item below which streaming the weights from L3 would dominate: small images are grouped
+    MOST_PIXELS = 512
+
+
+cdef struct Plan:
+    int threads
+    int mr
+    bint direct          # tiles read the user's array
+    bint last            # the output is channels-last: tiles write it directly
+    index images         # images per item
+    index rows           # output rows per item
+    index batches        # ceil(N / images)
+    index strips         # ceil(OH / rows)
+    index blocks         # blocks of panels per group
+    index items
+    index width          # columns of the loaded strip
+    index depth          # rows of the loaded strip
+    index columns        # widest block, in elements, for the transposed output
+    size_t strip_bytes
+    size_t offset_bytes
+    size_t worker_bytes
+
+
+cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View sx, const Panels* panels, bint last, real* tag) noexcept nogil:
+    cdef Plan p
+    cdef index pixels = g.OH * g.OW, line, most
+    p.mr = kernels.f32.mr if real is float else kernels.f64.mr
+    p.last = last
+    p.width = (g.OW - 1) * g.SW + (g.KW - 1) * g.DW + 1
+    p.direct = sx.c == 1 and g.PT == 0 and g.PL == 0 and p.width <= g.W and (g.OH - 1) * g.SH + (g.KH - 1) * g.DH + 1 <= g.H
+    line = p.width * g.Cg * sizeof(real)
+    # as many rows as the budgets hold ...
+    most = imax(1, MOST_PIXELS // g.OW)
+    if not p.direct:
+        most = imin(most, imax(1, (STRIP_BYTES // line - ((g.KH - 1) * g.DH + 1)) // g.SH + 1))
+    if not last:
+        most = imin(most, imax(1, OUTPUT_BYTES // (g.OW * imin(g.Og, 256) * <index>sizeof(real))))
+    p.rows = ceil_div(g.OH, ceil_div(g.OH, most))
+    p.images = 1
+    if p.rows == g.OH and pixels < MIN_PIXELS:
+        p.images = imax(1, imin(g.N, MIN_PIXELS // pixels))
+    # ... and pieces enough to share out: fewer images, then blocks of panels, then fewer rows
+    p.threads = thread_count(2.0 * g.N * pixels * panels.k * g.O, 2)
+    p.batches = ceil_div(g.N, p.images)
+    p.strips = ceil_div(g.OH, p.rows)
+    p.blocks = 1
+    if p.threads > 1:
+        while p.images > 1 and p.batches * p.strips * g.G < 2 * p.threads:
+            p.images = ceil_div(p.images, 2)
+            p.batches = ceil_div(g.N, p.images)
+        while p.rows * g.OW > MIN_PIXELS and p.rows > 1 and p.batches * p.strips * g.G < 2 * p.threads:
+            p.rows = ceil_div(p.rows, 2)
+            p.strips = ceil_div(g.OH, p.rows)
+        p.blocks = imin(panels.count, ceil_div(2 * p.threads, p.batches * p.strips * g.G))
+    p.items = p.batches * p.strips * g.G * p.blocks
+    p.threads = thread_count(2.0 * g.N * pixels * panels.k * g.O, p.items)
+    p.depth = (p.rows - 1) * g.SH + (g.KH - 1) * g.DH + 1
+    p.columns = imin(panels.nvec, ceil_div(panels.nvec, p.blocks) + (panels.nvec // panels.count) + 1) * panels.lanes
+    p.strip_bytes = 0 if p.direct else aligned(p.images * p.depth * p.width * g.Cg * sizeof(real))
+    p.offset_bytes = aligned((p.images * p.rows * g.OW + MOST_ROWS) * sizeof(index))
+    p.worker_bytes = p.strip_bytes + p.offset_bytes + aligned(g.KH * g.KW * sizeof(index)) + (0 if last else aligned(
+        p.images * p.rows * g.OW * p.columns * sizeof(real)))
+    return p
+
+
+cdef void tiles(const fc_isa* kernels, const real* base, const index* offset, index pixels, const index* segment, index segments, index length,
+                const real* panel, const real* bias, real* out, index out_pixel, int nv, int n, int mr) noexcept nogil:
+    """All pixels of an item against one panel, in k-blocks that stay in L2. Partial sums pass through `out` unrounded: same bits as in one go."""
+    cdef real* rows[MOST_ROWS]
+    cdef real* outs[MOST_ROWS]
+    cdef index wide = nv * (kernels.f32.lanes if real is float else kernels.f64.lanes), s = 0, k = 0, some, part, i
+    cdef index fit = imax(1, PANEL_BYTES // (wide * <index>sizeof(real)))
+    cdef int j, m, later = 0
+    while s < segments:
+        if length <= fit:
+            some, part = imin(segments - s, fit // length), length
+        else:
+            some, part = 1, imin(length - k, fit)
+        i = 0
+        while i < pixels:
+            m = <int>imin(mr, pixels - i)
+            for j in range(mr):
+                rows[j] = <real*>base + offset[i + j] + k
+                outs[j] = out + (i + (j if j < m else m - 1)) * out_pixel
+            if real is float:
+                kernels.f32.tile(rows, segment + s, some, part, panel, bias, later, outs, m, nv, n)
+            else:
+                kernels.f64.tile(rows, segment + s, some, part, panel, bias, later, outs, m, nv, n)
+            i += mr
+        panel += some * part * wide
+        later = 1
+        k += part
+        if k == length:
+            k = 0
+            s += some
+
+
+cdef void run_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item, const real* x, View sx, const Panels* panels, const real* packed,
+                   const real* bias, real* y, char* scratch) noexcept nogil:
+    cdef index block = item % p.blocks, group = item // p.blocks % g.G, strip = item // (p.blocks * g.G) % p.strips
+    cdef index n0 = item // (p.blocks * g.G * p.strips) * p.images, images = imin(p.images, g.N - n0)
+    cdef index r0 = strip * p.rows, rows = imin(p.rows, g.OH - r0), pixels = images * rows * g.OW
+    cdef index image_stride, row_stride, pixel_stride, length, segments, i, n, r, w, at, out_pixel, v0, v1, first, last_column
+    cdef index* offset = <index*>(scratch + p.strip_bytes)
+    cdef index* segment = <index*>(scratch + p.strip_bytes + p.offset_bytes)
+    cdef real* strip_data = <real*>scratch
+    cdef real* block_out
+    cdef const real* base
+    cdef index depth = (rows - 1) * g.SH + (g.KH - 1) * g.DH + 1
+    if p.direct:
+        base = x + n0 * sx.n + r0 * g.SH * sx.h + group * g.Cg
+        image_stride, row_stride, pixel_stride = sx.n, sx.h, sx.w
+    else:
+        image_stride, row_stride, pixel_stride = depth * p.width * g.Cg, p.width * g.Cg, g.Cg
+        for n in range(images):
+            load_rows(kernels, x + (n0 + n) * sx.n + group * g.Cg * sx.c, sx, g.Cg, g.H, g.W, r0 * g.SH - g.PT, depth, g.PL, p.width, strip_data + n * image_stride)
+        base = strip_data
+    i = 0
+    for n in range(images):
+        for r in range(rows):
+            at = n * image_stride + r * g.SH * row_stride
+            for w in range(g.OW):
+                offset[i] = at + w * g.SW * pixel_stride
+                i += 1
+    for w in range(MOST_ROWS):
+        offset[i + w] = offset[i - 1]
+    segments = fill_segments(g, row_stride, pixel_stride, segment, &length)
+
+    # panels of this block: whole panels, shared out evenly
+    v0 = block * panels.count // p.blocks
+    v1 = (block + 1) * panels.count // p.blocks
+    first = first_vector(panels, v0) * panels.lanes
+    last_column = imin(panels.n, first_vector(panels, v1) * panels.lanes)
+    if p.last:
+        block_out = y + (n0 * g.OH + r0) * g.OW * g.O + group * g.Og + first
+        out_pixel = g.O
+    else:
+        block_out = <real*>(scratch + p.strip_bytes + p.offset_bytes + aligned(g.KH * g.KW * sizeof(index)))
+        out_pixel = first_vector(panels, v1) * panels.lanes - first
+    for i in range(v0, v1):
+        at = first_vector(panels, i) * panels.lanes
+        w = first_vector(panels, i + 1) * panels.lanes - at
+        tiles(kernels, base, offset, pixels, segment, segments, length, packed + group * panel_elements(panels) + at * panels.k,
+              bias + group * panels.nvec * panels.lanes + at if bias != NULL else NULL, block_out + at - first, out_pixel, <int>(w // panels.lanes),
+              <int>imin(w, panels.n - at), p.mr)
+    if not p.last:
+        for n in range(images):
+            at = ((n0 + n) * g.O + group * g.Og + first) * g.OH * g.OW + r0 * g.OW
+            if real is float:
+                kernels.f32.transpose(block_out + n * rows * g.OW * out_pixel, out_pixel, y + at, g.OH * g.OW, rows * g.OW, last_column - first, rows * g.OW)
+            else:
+                kernels.f64.transpose(block_out + n * rows * g.OW * out_pixel, out_pixel, y + at, g.OH * g.OW, rows * g.OW, last_column - first, rows * g.OW)
+
+
+cdef void run(const fc_isa* kernels, Geometry* g, const Plan* p, const real* x, View sx, const Panels* panels, const real* packed, const real* bias, real* y,
+              char* scratch) noexcept nogil:
+    cdef index item
+    cdef const Plan* plan = p
+    if p.threads == 1:
+        for item in range(p.items):
+            run_item(kernels, g, p, item, x, sx, panels, packed, bias, y, scratch)
+        return
+    with parallel(num_threads=p.threads):
+        for item in prange(p.items, schedule="dynamic", chunksize=1):
+            run_item(kernels, g, plan, item, x, sx, panels, packed, bias, y, scratch + threadid() * plan.worker_bytes)
+
+
+cdef void pack_forward(const fc_isa* kernels, Geometry* g, const Panels* panels, const real* w, bint ohwi, real* packed, real* spare, int threads) noexcept nogil:
+    """Panels of every group: columns = output channels, rows = taps x channels. `spare` holds the weights with the channels last where they are not already."""
+    cdef index group, size = panels.k * panels.n
+    cdef const real* source = w
+    for group in prange(g.G, num_threads=threads, schedule="static"):
+        if not ohwi:
+            to_ohwi(kernels, w + group * size, g.Og, g.Cg, g.KH * g.KW, spare + group * size)
+        pack_transposed(kernels, panels, (w if ohwi else spare) + group * size, packed + group * panel_elements(panels))
+
+
+cdef void pack_flipped(const fc_isa* kernels, Geometry* g, const Panels* panels, const real* w, bint ohwi, real* packed, real* spare, int threads) noexcept nogil:
+    """Panels of the flipped kernel, g being the forward convolution that computes the input gradient (its channels are the layer's output channels):
+    columns = the layer's input channels, rows = flipped taps x output channels."""
+    cdef index group, o, tap, taps = g.KH * g.KW, size = panels.k * panels.n
+    for group in prange(g.G, num_threads=threads, schedule="static"):
+        if not ohwi:
+            to_ohwi(kernels, w + group * size, g.Cg, g.Og, taps, spare + group * size)
+        for o in range(g.Cg):
+            for tap in range(taps):
+                pack_row(panels, (taps - 1 - tap) * g.Cg + o, (w if ohwi else spare) + group * size + (o * taps + tap) * g.Og, packed + group * panel_elements(panels))
+
+
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, bint last, real* tag):
+    """The forward convolution g of input, with the weights as they are or flipped. Returns a fresh (N, O, OH, OW) array, channels-last or C-contiguous."""
+    cdef const fc_isa* kernels = active_isa()
+    cdef cnp.ndarray output = empty4(g.N, g.O, g.OH, g.OW, cnp.PyArray_TYPE(input), last)
+    if output.size == 0:
+        return output
+    cdef cnp.ndarray w = dense(weight)
+    cdef bint ohwi = g.KH * g.KW == 1 or (g.Og if flipped else g.Cg) == 1 or not cnp.PyArray_IS_C_CONTIGUOUS(w)
+    cdef index taps = g.KH * g.KW, group, i
+    cdef Panels panels = make_panels(kernels, taps * g.Cg, g.Og, <real*>NULL)
+    cdef View sx = view_of(input)
+    cdef Plan plan = make_plan(kernels, g, sx, &panels, last, <real*>NULL)
+    cdef size_t packed_bytes = aligned(g.G * panel_elements(&panels) * sizeof(real))
+    cdef size_t bias_bytes = aligned(g.G * panels.nvec * panels.lanes * sizeof(real)) if bias is not None else 0
+    cdef size_t spare_bytes = 0 if ohwi else aligned(g.O * panels.k * sizeof(real))
+    cdef Arena arena = acquire(packed_bytes + bias_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+    cdef real* packed = <real*>arena.base
+    cdef real* padded_bias = NULL
+    cdef real* spare = <real*>(arena.base + packed_bytes + bias_bytes)
+    cdef char* scratch = arena.base + packed_bytes + bias_bytes + spare_bytes
+    cdef const real* x = <const real*>cnp.PyArray_DATA(input)
+    cdef const real* b
+    cdef real* y = <real*>cnp.PyArray_DATA(output)
+    cdef const real* w_data = <const real*>cnp.PyArray_DATA(w)
+    cdef cnp.ndarray bias_array
+    if bias is not None:
+        bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
+        b = <const real*>cnp.PyArray_DATA(bias_array)
+        padded_bias = <real*>(arena.base + packed_bytes)
+        memset(padded_bias, 0, bias_bytes)
+        for group in range(g.G):
+            memcpy(padded_bias + group * panels.nvec * panels.lanes, b + group * g.Og, g.Og * sizeof(real))
+    with nogil:
+        if flipped:
+            pack_flipped(kernels, g, &panels, w_data, ohwi, packed, spare, plan.threads)
+        else:
+            pack_forward(kernels, g, &panels, w_data, ohwi, packed, spare, plan.threads)
+        run(kernels, g, &plan, x, sx, &panels, packed, padded_bias, y, scratch)
+    release(arena)
+    return output
+
+
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups):
+    """y[n,o,oh,ow] = b[o] + sum_{c,kh,kw} x[n, c, oh*SH - PT + kh*DH, ow*SW - PL + kw*DW] * w[o,c,kh,kw]"""
+    cdef Geometry g
+    cdef index PB, PR
+    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
+    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
+    g.O, g.KH, g.KW, g.G = weight.shape[0], weight.shape[2], weight.shape[3], groups
+    g.OH = (g.H + g.PT + PB - (g.KH - 1) * g.DH - 1) // g.SH + 1
+    g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
+    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
+        return convolve(&g, input, weight, bias, False, is_channels_last(input), <float*>NULL)
+    return convolve(&g, input, weight, bias, False, is_channels_last(input), <double*>NULL)
+
+
+def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+    """Stride 1: the input gradient is the convolution of grad_output, padded by (K-1)*D - P, with the flipped kernel, channels exchanged (Dumoulin & Visin 2016, ch. 4)."""
+    cdef Geometry g
+    cdef index PB, PR
+    (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = dilation, padding
+    g.N, g.O, g.OH, g.OW = input_shape
+    g.C, g.H, g.W, g.G = grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], groups
+    g.KH, g.KW, g.SH, g.SW = weight.shape[2], weight.shape[3], 1, 1
+    g.PT = (g.KH - 1) * g.DH - g.PT
+    g.PL = (g.KW - 1) * g.DW - g.PL
+    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
+        return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output), <float*>NULL)
+    return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output), <double*>NULL)
+
+
+def linear(cnp.ndarray input, cnp.ndarray weight, bias):
+    """y = x W^T + b: a 1x1 convolution over the M rows of x, taken as M pixels."""
+    cdef Geometry g = matrix_geometry(input.shape[0], input.shape[1], weight.shape[0])
+    cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(input), w = cnp.PyArray_GETCONTIGUOUS(weight)
+    return as_matrix(x, w, bias, &g, False)
+
+
+def linear_grad_input(cnp.ndarray grad_output, cnp.ndarray weight):
+    """dx = dy W"""
+    cdef Geometry g = matrix_geometry(grad_output.shape[0], grad_output.shape[1], weight.shape[1])
+    cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(grad_output), w = cnp.PyArray_GETCONTIGUOUS(weight)
+    return as_matrix(x, w, None, &g, True)
+
+
+cdef Geometry matrix_geometry(index rows, index C, index O) noexcept:
+    cdef Geometry g
+    g.N, g.C, g.H, g.W, g.O, g.KH, g.KW, g.OH, g.OW, g.G = 1, C, rows, 1, O, 1, 1, rows, 1, 1
+    g.SH, g.SW, g.PT, g.PL, g.DH, g.DW, g.Cg, g.Og = 1, 1, 0, 0, 1, 1, C, O
+    return g
+
+
+cdef object as_matrix(cnp.ndarray x, cnp.ndarray w, object bias, Geometry* g, bint flipped):
+    """Matrices as channels-last images of one column: (M, C) is (1, C, M, 1)."""
+    cdef cnp.ndarray image = x.reshape(1, g.H, 1, g.C).transpose(0, 3, 1, 2), kernel = w.reshape(w.shape[0], w.shape[1], 1, 1), output
+    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
+        output = convolve(g, image, kernel, bias, flipped, True, <float*>NULL)
+    else:
+        output = convolve(g, image, kernel, bias, flipped, True, <double*>NULL)
+    return output.transpose(0, 2, 3, 1).reshape(g.OH, g.O)

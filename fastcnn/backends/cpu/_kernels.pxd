@@ -1,0 +1,78 @@
+# cython: language_level=3
+"""csrc/fastcnn.h as Cython sees it: the table of kernels, in elements and pointers. Contracts stand above each kernel in csrc/kernels/."""
+from libc.stdint cimport int64_t
+
+
+cdef extern from "fastcnn.h" nogil:
+    ctypedef struct fc_kernels_f32:
+        int lanes
+        int mr
+        int nv
+        void (*tile)(float** rows, const Py_ssize_t* segment, Py_ssize_t segments, Py_ssize_t length, const float* panel, const float* bias, int accumulate, float** out, int m, int nv, int n) noexcept nogil
+        void (*tile_add)(const float* rows, Py_ssize_t row_stride, Py_ssize_t length, const float* panel, float* out, Py_ssize_t out_stride, int m, int nv, int n) noexcept nogil
+        void (*tile_outer)(float** rows, Py_ssize_t x_pixel, Py_ssize_t x_row, Py_ssize_t x_image, const float* grad, Py_ssize_t g_pixel, Py_ssize_t g_row, Py_ssize_t g_image, Py_ssize_t pixels, Py_ssize_t nrows, Py_ssize_t images, float* out, Py_ssize_t out_stride, int m, int nv) noexcept nogil
+        void (*transpose)(const float* src, Py_ssize_t src_stride, float* dst, Py_ssize_t dst_stride, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t rows_out) noexcept nogil
+        void (*depthwise)(const float* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const float* w, Py_ssize_t w_tap, const float* bias, float* out, Py_ssize_t out_pixel, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
+        void (*depthwise_outer)(const float* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const float* grad, Py_ssize_t g_pixel, float* out, Py_ssize_t w_tap, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
+        void (*multiply_add)(const float* x, const float* w, float* out, Py_ssize_t n) noexcept nogil
+        void (*max_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, float* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
+        void (*avg_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, float scale, float* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
+        void (*add_scaled)(const float* x, float scale, float* out, Py_ssize_t n) noexcept nogil
+        double (*sum)(const float* x, Py_ssize_t n) noexcept nogil
+        double (*sum_square_deviation)(const float* x, float mean, Py_ssize_t n) noexcept nogil
+        void (*grad_sums)(const float* grad, const float* x, float mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
+        void (*affine)(const float* x, float scale, float shift, float* out, Py_ssize_t n) noexcept nogil
+        void (*affine2)(const float* grad, const float* x, float k1, float k2, float k3, float* out, Py_ssize_t n) noexcept nogil
+        void (*column_sums)(const float* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum) noexcept nogil
+        void (*column_square_deviations)(const float* x, const float* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum) noexcept nogil
+        void (*column_grad_sums)(const float* grad, const float* x, const float* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum, float* dot) noexcept nogil
+        void (*column_affine)(const float* x, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* out) noexcept nogil
+        void (*column_affine2)(const float* grad, const float* x, const float* k1, const float* k2, const float* k3, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* out) noexcept nogil
+        void (*eltwise)(int op, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
+        void (*eltwise_backward)(int op, const float* grad, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
+        double (*fma_probe)(Py_ssize_t iterations, float* out) noexcept nogil
+
+    ctypedef struct fc_kernels_f64:
+        int lanes
+        int mr
+        int nv
+        void (*tile)(double** rows, const Py_ssize_t* segment, Py_ssize_t segments, Py_ssize_t length, const double* panel, const double* bias, int accumulate, double** out, int m, int nv, int n) noexcept nogil
+        void (*tile_add)(const double* rows, Py_ssize_t row_stride, Py_ssize_t length, const double* panel, double* out, Py_ssize_t out_stride, int m, int nv, int n) noexcept nogil
+        void (*tile_outer)(double** rows, Py_ssize_t x_pixel, Py_ssize_t x_row, Py_ssize_t x_image, const double* grad, Py_ssize_t g_pixel, Py_ssize_t g_row, Py_ssize_t g_image, Py_ssize_t pixels, Py_ssize_t nrows, Py_ssize_t images, double* out, Py_ssize_t out_stride, int m, int nv) noexcept nogil
+        void (*transpose)(const double* src, Py_ssize_t src_stride, double* dst, Py_ssize_t dst_stride, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t rows_out) noexcept nogil
+        void (*depthwise)(const double* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const double* w, Py_ssize_t w_tap, const double* bias, double* out, Py_ssize_t out_pixel, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
+        void (*depthwise_outer)(const double* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const double* grad, Py_ssize_t g_pixel, double* out, Py_ssize_t w_tap, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
+        void (*multiply_add)(const double* x, const double* w, double* out, Py_ssize_t n) noexcept nogil
+        void (*max_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, double* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
+        void (*avg_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, double scale, double* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
+        void (*add_scaled)(const double* x, double scale, double* out, Py_ssize_t n) noexcept nogil
+        double (*sum)(const double* x, Py_ssize_t n) noexcept nogil
+        double (*sum_square_deviation)(const double* x, double mean, Py_ssize_t n) noexcept nogil
+        void (*grad_sums)(const double* grad, const double* x, double mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
+        void (*affine)(const double* x, double scale, double shift, double* out, Py_ssize_t n) noexcept nogil
+        void (*affine2)(const double* grad, const double* x, double k1, double k2, double k3, double* out, Py_ssize_t n) noexcept nogil
+        void (*column_sums)(const double* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum) noexcept nogil
+        void (*column_square_deviations)(const double* x, const double* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum) noexcept nogil
+        void (*column_grad_sums)(const double* grad, const double* x, const double* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum, double* dot) noexcept nogil
+        void (*column_affine)(const double* x, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* out) noexcept nogil
+        void (*column_affine2)(const double* grad, const double* x, const double* k1, const double* k2, const double* k3, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* out) noexcept nogil
+        void (*eltwise)(int op, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
+        void (*eltwise_backward)(int op, const double* grad, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
+        double (*fma_probe)(Py_ssize_t iterations, double* out) noexcept nogil
+
+    ctypedef struct fc_isa:
+        const char* name
+        fc_kernels_f32 f32
+        fc_kernels_f64 f64
+
+    enum:
+        FC_RELU
+        FC_LEAKY_RELU
+        FC_ELU
+        FC_SELU
+        FC_GELU_ERF
+        FC_GELU_TANH
+        FC_SILU
+        FC_SOFTPLUS
+        FC_SIGMOID
+        FC_TANH

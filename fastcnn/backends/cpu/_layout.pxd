@@ -1,0 +1,121 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Geometry of a convolution and the loader: the only code that reads a user's array.
+
+Conv as GEMM, per image and group:   m = output pixels,   n = O / G,   k = (C / G) * KH * KW.
+Every algorithm reads channels-last memory: the user's array itself where that is its layout and no padding is needed, else a strip of it that the loader has
+copied into zero-padded scratch (small enough for L2). So stride, padding, dilation, memory format, views and byte strides are dealt with in one place.
+"""
+from libc.string cimport memcpy, memset
+
+from fastcnn.backends.cpu._kernels cimport fc_isa
+
+ctypedef Py_ssize_t index
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef struct View:
+    # element strides of a logical (N, C, H, W) array
+    index n
+    index c
+    index h
+    index w
+
+
+cdef struct Geometry:
+    # a forward convolution: input (N, C, H, W) -> output (N, O, OH, OW); bottom and right padding follow from OH, OW
+    index N
+    index C
+    index H
+    index W
+    index O
+    index KH
+    index KW
+    index OH
+    index OW
+    index G
+    index SH
+    index SW
+    index PT
+    index PL
+    index DH
+    index DW
+    index Cg  # channels per group: C / G
+    index Og  # O / G
+
+
+cdef inline index imin(index a, index b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline index imax(index a, index b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline index ceil_div(index a, index b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline size_t aligned(size_t nbytes) noexcept nogil:
+    """nbytes rounded up to whole cache lines, plus one line: neighbours never share a line, and power-of-two sizes do not collide in the cache's sets."""
+    return (nbytes + 63) // 64 * 64 + 64
+
+
+cdef inline void load_row(const fc_isa* kernels, const real* x, View s, index C, index pixels, real* dst) noexcept nogil:
+    """dst[w][c] = x[c, w] for one row: a copy, a transpose, or element by element, whichever the strides allow."""
+    cdef index w, c
+    if s.c == 1 or C == 1:
+        if s.w == C:
+            memcpy(dst, x, pixels * C * sizeof(real))
+        elif C == 1:
+            for w in range(pixels):
+                dst[w] = x[w * s.w]
+        else:
+            for w in range(pixels):
+                memcpy(dst + w * C, x + w * s.w, C * sizeof(real))
+    elif s.w == 1:
+        if real is float:
+            kernels.f32.transpose(x, s.c, dst, C, C, pixels, C)
+        else:
+            kernels.f64.transpose(x, s.c, dst, C, C, pixels, C)
+    else:
+        for w in range(pixels):
+            for c in range(C):
+                dst[w * C + c] = x[w * s.w + c * s.c]
+
+
+cdef inline void load_rows(const fc_isa* kernels, const real* x, View s, index C, index H, index W, index h0, index rows, index left, index width,
+                           real* dst) noexcept nogil:
+    """dst[r][w][c] = x[c, h0 + r, w - left] for r < rows, w < width; zero outside the image."""
+    cdef index r, h, first = imin(imax(left, 0), width), pixels = imin(W, width - first), line = width * C
+    cdef real* d
+    for r in range(rows):
+        h = h0 + r
+        d = dst + r * line
+        if h < 0 or h >= H:
+            memset(d, 0, line * sizeof(real))
+            continue
+        memset(d, 0, first * C * sizeof(real))
+        load_row(kernels, x + h * s.h, s, C, pixels, d + first * C)
+        memset(d + (first + pixels) * C, 0, (width - first - pixels) * C * sizeof(real))
+
+
+cdef inline index fill_segments(Geometry* g, index row, index pixel, index* segment, index* length) noexcept nogil:
+    """Offsets of the runs of consecutive elements that hold a pixel's taps, in memory with these strides; returns how many. At most KH * KW."""
+    cdef index kh, kw
+    if g.DW == 1 and pixel == g.Cg:
+        if g.DH == 1 and row == g.KW * g.Cg:  # the kernel covers whole rows: one run
+            segment[0] = 0
+            length[0] = g.KH * g.KW * g.Cg
+            return 1
+        for kh in range(g.KH):
+            segment[kh] = kh * g.DH * row
+        length[0] = g.KW * g.Cg
+        return g.KH
+    for kh in range(g.KH):
+        for kw in range(g.KW):
+            segment[kh * g.KW + kw] = kh * g.DH * row + kw * g.DW * pixel
+    length[0] = g.Cg
+    return g.KH * g.KW

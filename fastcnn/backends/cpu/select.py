@@ -1,0 +1,164 @@
+"""Which implementation computes an op: one ordered list per op, first that applies wins, the last always applies.
+
+An implementation declines with a reason, which `fastcnn.explain` shows. `reference` at the end of a list means that the op has no compiled kernel (yet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .. import reference
+from ..ops import OPS
+from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _pool
+
+
+class Impl(NamedTuple):
+    """One way to compute an op. `declines` gets the op's arguments and returns why it does not apply, or None; no `declines`: always applies."""
+
+    name: str
+    function: Callable[..., Any]
+    declines: Callable[..., str | None] | None = None
+
+
+def not_depthwise(channels: int, filters: int, groups: int) -> str | None:
+    if groups == 1 or groups != channels or groups != filters:
+        return f"needs groups = channels = filters, got {groups}, {channels}, {filters}"
+    return None
+
+
+def not_covering(size: tuple, kernel: tuple, padding: tuple, groups: int) -> str | None:
+    """A kernel as large as the unpadded input: the convolution is a matrix product over (N, C*KH*KW)."""
+    if size != kernel or padding != ((0, 0), (0, 0)):
+        return f"needs a kernel that covers the unpadded input {size[0]}x{size[1]}, got {kernel[0]}x{kernel[1]} with padding {padding}"
+    return None if groups == 1 else f"needs groups = 1, got {groups}"
+
+
+def not_flat(*arrays: Any) -> str | None:
+    return None if all(a.flags.c_contiguous for a in arrays) else "needs C-contiguous arrays"
+
+
+def not_flippable(weight: Any, stride: tuple, padding: tuple, dilation: tuple) -> str | None:
+    """Input gradient as a convolution with the flipped kernel: only stride 1 and padding up to (K-1)*D keep it one."""
+    if stride != (1, 1):
+        return f"needs stride 1, got {stride[0]}x{stride[1]}"
+    for kernel, distance, pads in zip(weight.shape[2:], dilation, padding, strict=True):
+        if max(pads) > (kernel - 1) * distance:
+            return f"needs padding <= {(kernel - 1) * distance}, got {max(pads)}"
+    return None
+
+
+def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> str | None:
+    """Overlapped adding computes N*OH*OW pixels of a GEMM in tiles of up to 8 pixels of one row; flipping computes N*H*W pixels in full tiles.
+    So flipping pays on narrow images (OW < 8 leaves tiles part empty) whose padding is not most of the work."""
+    reason = not_flippable(weight, stride, padding, dilation)
+    if reason:
+        return reason
+    OH, OW = grad_output.shape[2:]
+    if OW >= 8:
+        return f"overlapped adding fills its tiles: {OW} pixels a row, at least 8"
+    if input_shape[2] * input_shape[3] > 1.3 * OH * OW:
+        return f"it would compute {input_shape[2] * input_shape[3]} pixels for {OH * OW} of grad_output"
+    if weight.shape[1] < 16:
+        return f"needs at least 16 input channels per group to fill its vectors, got {weight.shape[1]}"
+    return None
+
+
+def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
+    output = _conv_forward.linear(input.reshape(len(input), -1), weight.reshape(len(weight), -1), bias)
+    return output.reshape(len(input), len(weight), 1, 1)
+
+
+def conv2d_grad_input_covering(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
+    return _conv_forward.linear_grad_input(grad_output.reshape(len(grad_output), -1), weight.reshape(len(weight), -1)).reshape(input_shape)
+
+
+def conv2d_grad_weight_covering(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
+    return _conv_grad_weight.linear_grad_weight(grad_output.reshape(len(grad_output), -1), input.reshape(len(input), -1)).reshape(weight_shape)
+
+
+IMPLEMENTATIONS: dict[str, list[Impl]] = {
+    "conv2d": [
+        Impl("gemm_covering", conv2d_covering,
+             lambda x, w, b, s, p, d, g: not_covering(x.shape[2:], w.shape[2:], p, g) or not_flat(x, w)),
+        Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
+        Impl("direct", _conv_forward.conv2d),
+    ],
+    "conv2d_grad_input": [
+        Impl("gemm_covering", conv2d_grad_input_covering,
+             lambda gy, w, xs, s, p, d, g: not_covering(tuple(xs[2:]), w.shape[2:], p, g) or not_flat(gy, w)),
+        Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
+             lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g) or not_flippable(w, s, p, d)),
+        Impl("direct_depthwise", _depthwise.conv2d_grad_input, lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g)),
+        Impl("direct_flipped", _conv_forward.conv2d_grad_input_flipped, flip_is_slower),
+        Impl("direct_overlap_add", _conv_grad_input.conv2d_grad_input),
+    ],
+    "conv2d_grad_weight": [
+        Impl("gemm_covering", conv2d_grad_weight_covering,
+             lambda gy, x, ws, s, p, d, g: not_covering(x.shape[2:], tuple(ws[2:]), p, g) or not_flat(gy, x)),
+        Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
+        Impl("direct", _conv_grad_weight.conv2d_grad_weight),
+    ],
+    "conv2d_grad_bias": [Impl("direct", _conv_grad_weight.conv2d_grad_bias)],
+    "linear": [Impl("gemm", _conv_forward.linear)],
+    "linear_grad_input": [Impl("gemm", _conv_forward.linear_grad_input)],
+    "linear_grad_weight": [Impl("gemm", _conv_grad_weight.linear_grad_weight)],
+    "linear_grad_bias": [Impl("direct", _conv_grad_weight.linear_grad_bias)],
+    "unfold": [Impl("rows", _columns.unfold)],
+    "fold": [Impl("rows", _columns.fold)],
+    "max_pool2d": [Impl("windows", _pool.max_pool2d)],
+    "max_pool2d_backward": [Impl("scatter", _pool.max_pool2d_backward)],
+    "avg_pool2d": [Impl("windows", _pool.avg_pool2d)],
+    "avg_pool2d_backward": [Impl("windows", _pool.avg_pool2d_backward)],
+    "adaptive_avg_pool2d": [Impl("windows", _pool.adaptive_avg_pool2d)],
+    "adaptive_avg_pool2d_backward": [Impl("windows", _pool.adaptive_avg_pool2d_backward)],
+    "adaptive_max_pool2d": [Impl("windows", _pool.adaptive_max_pool2d)],
+    "batch_norm": [Impl("two_pass", _norm.batch_norm)],
+    "batch_norm_backward": [Impl("three_constants", _norm.batch_norm_backward)],
+}
+for _op in ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh"):
+    IMPLEMENTATIONS[_op] = [Impl("vector", getattr(_eltwise, _op))]
+    IMPLEMENTATIONS[f"{_op}_backward"] = [Impl("vector", getattr(_eltwise, f"{_op}_backward"))]
+for _op in OPS:
+    IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
+
+
+Callback = Callable[[str, str, list[tuple[str, str]]], None]
+_recorder: Callback | None = None
+
+
+def record(callback: Callback | None) -> None:
+    """While a callback is set, every dispatch calls it with the op, the chosen implementation and (name, reason) of those that declined before it."""
+    global _recorder
+    _recorder = callback
+
+
+def choose(op: str, arguments: tuple) -> tuple[Impl, list[tuple[str, str]]]:
+    """The implementation for these arguments, and why each earlier one declined."""
+    declined = []
+    for impl in IMPLEMENTATIONS[op]:
+        reason = impl.declines(*arguments) if impl.declines else None
+        if reason is None:
+            return impl, declined
+        declined.append((impl.name, reason))
+    raise AssertionError(f"{op}: the last implementation must always apply")
+
+
+def dispatcher(op: str) -> Callable[..., Any]:
+    """A function of the op's name and parameters that runs the first implementation that applies."""
+    names = ", ".join(OPS[op].parameters)
+    only = IMPLEMENTATIONS[op][0] if len(IMPLEMENTATIONS[op]) == 1 else None
+
+    def run(*arguments: Any) -> Any:
+        impl, declined = (only, []) if only else choose(op, arguments)
+        if _recorder is not None:
+            _recorder(op, impl.name, declined)
+        return impl.function(*arguments)
+
+    # the signature that every backend has; a plain *arguments would accept anything and tell nobody what is wanted
+    scope: dict[str, Any] = {"run": run}
+    exec(f"def {op}({names}): return run({names})", scope)
+    function = scope[op]
+    function.__doc__ = f"{OPS[op].formula}\n\n{OPS[op].shapes}"
+    function.__module__ = "fastcnn.backends.cpu"
+    return function

@@ -1,0 +1,29 @@
+"""How many threads to use when nobody said."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+
+def cgroup_cpus(root: str = "/sys/fs/cgroup") -> float:
+    """CPUs that this control group may use, infinity where no quota is set: a container with a quota of 2 sees all CPUs of its host."""
+    try:
+        quota, period = Path(root, "cpu.max").read_text().split()  # cgroup v2
+    except (OSError, ValueError):
+        try:
+            quota = Path(root, "cpu/cpu.cfs_quota_us").read_text().strip()  # cgroup v1; -1: no quota
+            period = Path(root, "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS if it is a positive number (its first, if it is a list), else the CPUs this process may run on, by affinity and by quota."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if setting.isdigit() and int(setting) > 0:
+        return int(setting)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, math.ceil(cgroup_cpus())) if math.isfinite(cgroup_cpus()) else allowed)

@@ -1,0 +1,298 @@
+"""Command line: fastcnn train | evaluate | predict | summary | recipes | info.
+
+Exit codes: 0 done, 1 training diverged, 2 something the caller can put right (one line on stderr says what), 130 interrupted by Ctrl-C.
+Results go to stdout, progress and messages to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastcnn import backend
+
+logger = logging.getLogger("fastcnn")
+
+# What a run is made of: a resumed run keeps these.
+_RUN_OPTIONS = ("data", "epochs", "batch_size", "lr", "seed", "out")
+
+
+class UsageError(ValueError):
+    """A combination of arguments that argparse cannot check."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    with _Logging(logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO):
+        try:
+            arguments.run(arguments)
+            sys.stdout.flush()
+            return 0
+        except KeyboardInterrupt as interrupt:
+            return _interrupted(interrupt, arguments)
+        except BrokenPipeError:  # the reader of our output has gone (`fastcnn recipes | head -1`)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
+            if arguments.traceback:
+                raise
+            print(f"fastcnn: {_one_line(error)}", file=sys.stderr)
+            return 1 if isinstance(error, ArithmeticError) else 2
+
+
+class _Logging:
+    """The library's messages, one line each, on stderr while a command runs."""
+
+    def __init__(self, level: int):
+        self.handler = logging.StreamHandler(sys.stderr)
+        self.handler.setFormatter(logging.Formatter("%(message)s"))
+        self.level = level
+
+    def __enter__(self) -> None:
+        self.before = logger.level, logger.propagate
+        logger.addHandler(self.handler)
+        logger.setLevel(self.level)
+        logger.propagate = False
+
+    def __exit__(self, *exception: object) -> None:
+        logger.removeHandler(self.handler)
+        logger.setLevel(self.before[0])
+        logger.propagate = self.before[1]
+
+
+def _one_line(error: BaseException) -> str:
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _interrupted(interrupt: KeyboardInterrupt, arguments: argparse.Namespace) -> int:
+    path = getattr(interrupt, "checkpoint", None)
+    if path is None:
+        print("fastcnn: interrupted", file=sys.stderr)
+    else:
+        again = f"fastcnn train {arguments.recipe} --resume {path.parent}"
+        print(f"fastcnn: interrupted in epoch {interrupt.epoch}, saved; go on with: {again}", file=sys.stderr)
+    return 130
+
+
+# Commands
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from fastcnn import recipes
+    from fastcnn.train import RunFolder
+
+    recipe = recipes.get(arguments.recipe)
+    common = {
+        "data_dir": arguments.data_dir,
+        "download": arguments.download,
+        "progress": not arguments.quiet,
+        "compare": True,
+    }
+    given = {name: getattr(arguments, name) for name in _RUN_OPTIONS if getattr(arguments, name) is not None}
+    _use_backend(arguments)
+    if arguments.resume is None:
+        logger.info("%s: %s", recipe.name, recipe.description)
+        logger.info(_where())
+        result = recipes.train(recipe, **given, **common)
+    else:
+        if given:
+            options = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise UsageError(f"{options}: a resumed run keeps the options it was started with")
+        found = RunFolder.read_config(arguments.resume)["recipe"]
+        if found != recipe.name:
+            raise UsageError(f"{arguments.resume} is a run of {found}, not of {recipe.name}")
+        logger.info(_where())
+        result = recipes.resume(arguments.resume, **common)
+    if arguments.json:
+        _print_json(result.to_dict())
+        return
+    epochs = len(result.history)
+    print(f"test accuracy {result.accuracy:.2%} ({int(result.confusion.sum()):,} images of {result.data}, loss {result.loss:.4f})", end="")
+    print(f" after {epochs} epoch{'s' * (epochs != 1)}, {result.seconds:.1f} s of training")
+    print("per class: " + ", ".join(f"{name} {share:.1%}" for name, share in result.class_accuracy.items()))
+    if result.step_times is None:
+        print("step time: not compared, the reference backend is the active one")
+    else:
+        print(result.step_times)
+    print(f"reported by the source: {recipe.reported}")
+    print(f"files in {result.folder}: " + ", ".join(sorted(path.name for path in result.folder.iterdir() if not path.name.startswith("."))))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from fastcnn import recipes
+
+    _use_backend(arguments)
+    result = recipes.evaluate(arguments.folder, data_dir=arguments.data_dir, download=arguments.download)
+    if arguments.json:
+        _print_json(result.to_dict())
+        return
+    print(f"{result.recipe.name} on the test set of {result.data}: {int(result.confusion.sum()):,} images")
+    print(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}")
+    print("confusion matrix (rows: true class, columns: predicted class):")
+    print(_table([["", *result.classes], *([name, *map(str, row)] for name, row in zip(result.classes, result.confusion, strict=True))]))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from fastcnn import recipes
+    from fastcnn.recipes.pictures import looks_inverted, read_picture
+
+    _use_backend(arguments)
+    run = recipes.load(arguments.folder)
+    pictures = []
+    for path in arguments.images:
+        pixels = read_picture(path, run.recipe.input_shape[0])
+        if arguments.invert:
+            pixels = 255 - pixels
+        elif len(pixels) == 1 and looks_inverted(pixels):
+            logger.warning("%s has a bright ground, this network was trained on dark ones: --invert turns it round", path)
+        pictures.append(run.recipe.picture(pixels, run.config["options"]["data"]))
+    probabilities = run.predict(np.stack(pictures))
+    answers = []
+    for path, row in zip(arguments.images, probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[: arguments.top]
+        answers.append({"image": path, "classes": [{"class": run.classes[i], "probability": float(row[i])} for i in best]})
+    if arguments.json:
+        _print_json(answers)
+        return
+    for answer in answers:
+        print(f"{answer['image']}: " + ", ".join(f"{guess['class']} {guess['probability']:.1%}" for guess in answer["classes"]))
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    from fastcnn import recipes
+    from fastcnn.summary import summary
+
+    recipe = recipes.get(arguments.recipe)
+    table = summary(recipe.model(rng=0), recipe.input_shape)
+    if arguments.json:
+        _print_json({"recipe": recipe.name} | table.to_dict())
+    else:
+        print(f"{recipe.name}: {recipe.description}\n\n{table}")
+
+
+def _recipes(arguments: argparse.Namespace) -> None:
+    from fastcnn import recipes
+
+    for recipe in map(recipes.get, recipes.names()):
+        print(f"{recipe.name}" + "".join(f" ({alias})" for alias in recipe.aliases))
+        print(f"  {recipe.description}")
+        for data, setup in recipe.setups.items():
+            print(f"  --data {data}: {setup.epochs} epochs, batch size {setup.batch_size}, learning rate {setup.lr:g}")
+        print(f"  source: {recipe.source}")
+        print(f"  reported: {recipe.reported}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from fastcnn.train.folder import versions
+
+    facts = {"fastcnn": versions().get("fastcnn", "not installed")} | backend.config()
+    if arguments.json:
+        _print_json(facts)
+    else:
+        print(_table([[key, value] for key, value in facts.items()], right=False))
+
+
+# Helpers
+
+
+def _use_backend(arguments: argparse.Namespace) -> None:
+    if arguments.backend is not None:
+        backend.set_backend(arguments.backend)
+    name = backend.current().name
+    if arguments.threads is not None:
+        if name != "cpu":
+            raise UsageError(f"--threads is for the cpu backend; the {name} backend uses NumPy's own threads")
+        backend.set_num_threads(arguments.threads)
+
+
+def _where() -> str:
+    """'cpu backend (avx512), 2 threads'."""
+    name = backend.current().name
+    if name != "cpu":
+        return f"{name} backend"
+    isa = backend.config().get("cpu isa", "")
+    threads = backend.get_num_threads()
+    return f"cpu backend ({isa}), {threads} thread{'s' * (threads != 1)}"
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2))
+
+
+def _table(rows: list[list[str]], right: bool = True) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [[row[0].ljust(widths[0]), *(cell.rjust(w) if right else cell for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _number(convert: Callable[[str], Any], minimum: float, inclusive: bool = True) -> Callable[[str], Any]:
+    """An argparse type: a finite number of at least (or above) minimum."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if convert is int else 'a number'}") from None
+        if not (minimum <= value if inclusive else minimum < value) or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"must be {'at least' if inclusive else 'greater than'} {minimum}, got {text}")
+        return value
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastcnn", description="Train and use convolutional networks on the CPU.")
+    parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser("train", help="train a recipe into a run folder", description="Train a recipe into a run folder.")
+    train.set_defaults(run=_train)
+    train.add_argument("recipe", metavar="RECIPE", help="name of a recipe (`fastcnn recipes` lists them)")
+    train.add_argument("--data", help="data set to train on (default: the recipe's)")
+    train.add_argument("--epochs", type=_number(int, 1), help="passes over the training set (default: the recipe's)")
+    train.add_argument("--batch-size", type=_number(int, 1), help="images per training step (default: the recipe's)")
+    train.add_argument("--lr", type=_number(float, 0, inclusive=False), help="first learning rate (default: the recipe's)")
+    train.add_argument("--seed", type=_number(int, 0), help="of weights, order and dropout; the same seed gives the same bits (default: 0)")
+    train.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE-DATE-TIME)")
+    train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    train.add_argument("--quiet", action="store_true", help="no progress")
+
+    evaluate = commands.add_parser("evaluate", help="measure a trained network on its test set")
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = commands.add_parser("predict", help="classify image files with a trained network")
+    predict.set_defaults(run=_predict)
+    for command in (evaluate, predict):
+        command.add_argument("folder", metavar="RUN", help="run folder of `fastcnn train`")
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help="image file")
+    predict.add_argument("--invert", action="store_true", help="for dark drawings on a bright ground")
+    predict.add_argument("--top", type=_number(int, 1), default=3, metavar="K", help="classes to name, the likeliest first (default: 3)")
+
+    for command in (train, evaluate):
+        command.add_argument("--data-dir", metavar="DIR", help="where the data set's files are (default: the cache folder)")
+        command.add_argument(
+            "--download", action=argparse.BooleanOptionalAction, default=True, help="fetch missing data set files (default: yes)"
+        )
+    for command in (train, evaluate, predict):
+        command.add_argument("--backend", choices=backend.NAMES, help="what computes (default: FASTCNN_BACKEND or cpu)")
+        command.add_argument("--threads", type=_number(int, 1), help="threads of the cpu backend (default: all CPUs this process may use)")
+
+    summary = commands.add_parser("summary", help="show a recipe's layers, shapes, parameters and work")
+    summary.set_defaults(run=_summary)
+    summary.add_argument("recipe", metavar="RECIPE")
+    listing = commands.add_parser("recipes", help="list the recipes")
+    listing.set_defaults(run=_recipes)
+    info = commands.add_parser("info", help="show version, backends, instruction set and threads")
+    info.set_defaults(run=_info)
+    for command in (train, evaluate, predict, summary, info):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser

@@ -1,0 +1,64 @@
+"""Data sets: readers for the published file formats, verified downloads, and what stands between a data set and a training step.
+
+    train, test = datasets.load("digits")                      # in the package; "mnist", "fashion-mnist", "cifar10" are read or downloaded
+    train, val = datasets.split(train, [0.9, 0.1], seed=0, stratify=True)
+    standardize = datasets.Standardize.fit(train)
+    for x, y in datasets.Batches(train, 64, shuffle=True, seed=0, transform=standardize): ...
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import transforms
+from .batches import Batches
+from .cifar import cifar10
+from .dataset import Dataset, DatasetError, Splits, split
+from .digits import digits
+from .download import cache_dir
+from .folder import image_folder
+from .idx import fashion_mnist, mnist, read_idx
+from .transforms import RandomCrop, RandomHorizontalFlip, Rescale, Standardize, pad_to, resize
+
+__all__ = [
+    "Batches",
+    "Dataset",
+    "DatasetError",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "Rescale",
+    "Splits",
+    "Standardize",
+    "cache_dir",
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "image_folder",
+    "load",
+    "mnist",
+    "names",
+    "pad_to",
+    "read_idx",
+    "resize",
+    "split",
+    "transforms",
+]
+
+_LOADERS = {"digits": lambda data_dir, download: digits(), "mnist": mnist, "fashion-mnist": fashion_mnist, "cifar10": cifar10}
+
+
+def names() -> list[str]:
+    """The names that `load` knows."""
+    return list(_LOADERS)
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bool = True) -> Splits:
+    """A data set by name: "digits" (comes with the package), "mnist", "fashion-mnist" or "cifar10".
+
+    data_dir  where its files are, or are to be put; None: the cache folder (`cache_dir`: FASTCNN_DATA, else the user's)
+    download  fetch files that are not there (needs the extra `data`)
+    Raises    DatasetError if the name is unknown, nothing is found and download is False or fails, or a file is damaged
+    """
+    if name not in _LOADERS:
+        raise DatasetError(f"no data set {name!r}; there are {', '.join(_LOADERS)}")
+    return _LOADERS[name](data_dir, download)

@@ -1,0 +1,198 @@
+"""The validator: turns what a user passes into what backends accept, or raises in numbers.
+
+Every helper takes the op and the argument's name for its message. The first lines of each are the good path, with exact type tests because they are
+the cheapest; everything unusual goes to the slow half, which either normalises (NumPy integers, byte-swapped or misaligned arrays, lists of
+ints) or raises TypeError for a wrong type and ValueError (ShapeError) for a wrong value.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..shapes import ShapeError, by
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+MAX_INT = 2**31 - 1  # options fit a C int, so no product of two of them can overflow int64
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """'2x3x4x4', or 'scalar'."""
+    return by(shape) if shape else "scalar"
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------------------
+
+
+def array(value: Any, op: str, name: str) -> np.ndarray:
+    """A float32 or float64 ndarray, native and aligned: value itself, or a copy if a backend could not read it in place."""
+    if type(value) is np.ndarray and (value.dtype is F32 or value.dtype is F64) and value.flags.aligned:
+        return value
+    return _unusual_array(value, op, name)
+
+
+def _unusual_array(value: Any, op: str, name: str) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{op}: {name} must be a numpy.ndarray, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} is a masked array; its mask would be ignored, pass {name}.filled(...)")
+    native = value.dtype.newbyteorder("=")
+    if native != F32 and native != F64:
+        raise TypeError(f"{op}: {name} must be float32 or float64, got {value.dtype}; convert it with .astype(numpy.float32)")
+    value = np.asarray(value)
+    dtype = F32 if native == F32 else F64
+    if value.dtype != dtype or not value.flags.aligned:
+        return value.astype(dtype)
+    return value.view(dtype)
+
+
+def like(value: Any, input: np.ndarray, op: str, name: str) -> np.ndarray:
+    """An array of input's dtype: nothing is cast."""
+    if type(value) is np.ndarray and value.dtype is input.dtype and value.flags.aligned:
+        return value
+    value = _unusual_array(value, op, name)
+    if value.dtype != input.dtype:
+        raise TypeError(f"{op}: {name} is {value.dtype} but input is {input.dtype}; nothing is cast, convert one of them with .astype")
+    return value
+
+
+def shaped(value: Any, input: np.ndarray, shape: tuple[int, ...], op: str, name: str, what: str) -> np.ndarray:
+    """An array of input's dtype and exactly this shape; what says where the shape comes from."""
+    value = like(value, input, op, name)
+    if value.shape != shape:
+        wrong_shape(value.shape, shape, op, name, what)
+    return value
+
+
+def wrong_shape(got: Sequence[int], expected: Sequence[int], op: str, name: str, what: str) -> NoReturn:
+    """'conv2d: bias is 3 but weight has 4 filters, so it must be 4'."""
+    raise ShapeError(f"{op}: {name} has shape {shape_text(got)} but {what}: expected {shape_text(expected)}")
+
+
+def images(value: Any, op: str, name: str) -> tuple[np.ndarray, bool]:
+    """(N, C, H, W), and whether the batch axis was added to a single (C, H, W). Only N may be 0."""
+    value = array(value, op, name)
+    if value.ndim == 4:
+        single = False
+    elif value.ndim == 3:
+        value, single = value[None], True
+    else:
+        raise ShapeError(f"{op}: {name} must be 4-D (N, C, H, W) or 3-D (C, H, W), got {value.ndim}-D {shape_text(value.shape)}")
+    _, C, H, W = value.shape
+    if not (C and H and W):
+        raise ShapeError(f"{op}: {name} has shape {shape_text(value.shape)}; only the batch size may be 0")
+    return value, single
+
+
+def batched(value: Any, single: bool, input: np.ndarray, shape: tuple[int, ...], op: str, name: str, what: str) -> np.ndarray:
+    """A companion of `images`' result, such as grad_output: with the batch axis added if the input came without one."""
+    value = like(value, input, op, name)
+    if single:
+        value = value[None]
+    if value.shape != shape:
+        wrong_shape(value.shape[single:], shape[single:], op, name, what)
+    return value
+
+
+def channels_last(value: np.ndarray) -> bool:
+    """Whether an NCHW-shaped array lies in memory as NHWC, and not also as NCHW."""
+    return value.ndim == 4 and not value.flags.c_contiguous and value.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def formatted(result: np.ndarray, input: np.ndarray) -> np.ndarray:
+    """result in input's memory format: channels-last if input is, else C-contiguous. No copy if it is so already."""
+    if input.flags.c_contiguous or not channels_last(input) or result.ndim != 4:
+        return result if result.flags.c_contiguous else result.copy(order="C")
+    nhwc = result.transpose(0, 2, 3, 1)
+    return result if nhwc.flags.c_contiguous else nhwc.copy(order="C").transpose(0, 3, 1, 2)
+
+
+# --- options --------------------------------------------------------------------------------------------------------------------
+
+
+def integer(value: Any, op: str, name: str, minimum: int, maximum: int = MAX_INT) -> int:
+    """A Python int in [minimum, maximum]; NumPy integers are accepted, bools and floats are not."""
+    if type(value) is int and minimum <= value <= maximum:
+        return value
+    return _unusual_integer(value, op, name, minimum, maximum, "an int", value)
+
+
+def _unusual_integer(value: Any, op: str, name: str, minimum: int, maximum: int, expected: str, whole: Any) -> int:
+    if isinstance(value, (bool, np.bool_, np.ndarray)):
+        raise TypeError(f"{op}: {name} must be {expected}, got {type(value).__name__} {whole!r}")
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be {expected}, got {type(value).__name__} {whole!r}") from None
+    if value < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {whole!r}")
+    if value > maximum:
+        raise ValueError(f"{op}: {name} must be at most {maximum}, got {whole!r}")
+    return value
+
+
+def pair(value: Any, op: str, name: str, minimum: int) -> tuple[int, int]:
+    """(vertical, horizontal) from an int or two."""
+    if type(value) is int and minimum <= value <= MAX_INT:
+        return value, value
+    if type(value) is tuple and len(value) == 2:
+        a, b = value
+        if type(a) is int and type(b) is int and minimum <= a <= MAX_INT and minimum <= b <= MAX_INT:
+            return value
+    return _unusual_ints(value, op, name, minimum, 2, "an int or a pair of ints")  # type: ignore[return-value]
+
+
+def single(value: Any, op: str, name: str, minimum: int) -> int:
+    """The same for one axis: an int, or a sequence of one."""
+    if type(value) is int and minimum <= value <= MAX_INT:
+        return value
+    return _unusual_ints(value, op, name, minimum, 1, "an int or a tuple of one int")[0]
+
+
+def _unusual_ints(value: Any, op: str, name: str, minimum: int, length: int, expected: str) -> tuple[int, ...]:
+    if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        if len(value) != length:
+            raise ValueError(f"{op}: {name} must be {expected}, got {len(value)} values {value!r}")
+        return tuple(_unusual_integer(item, op, name, minimum, MAX_INT, expected, value) for item in value)
+    return (_unusual_integer(value, op, name, minimum, MAX_INT, expected, value),) * length
+
+
+def number(value: Any, op: str, name: str, minimum: float | None = None, maximum: float | None = None) -> float:
+    """A Python float, within bounds where given (NaN is within none)."""
+    if type(value) is not float:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__} {value!r}")
+        value = float(value)
+    if (minimum is not None and not value >= minimum) or (maximum is not None and not value <= maximum):
+        bounds = f"at least {minimum:g}" if maximum is None else f"between {minimum:g} and {maximum:g}"
+        raise ValueError(f"{op}: {name} must be {bounds}, got {value!r}")
+    return value
+
+
+def flag(value: Any, op: str, name: str) -> bool:
+    """A bool."""
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"{op}: {name} must be a bool, got {type(value).__name__} {value!r}")
+
+
+def choice(value: Any, op: str, name: str, choices: tuple[str, ...]) -> str:
+    """One of a few words."""
+    if isinstance(value, str) and value in choices:
+        return value
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f"{op}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def mask3(value: Any, op: str) -> tuple[bool, bool, bool]:
+    """output_mask: which of grad_input, grad_weight, grad_bias are wanted."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{op}: output_mask must be a tuple of 3 bools, got {type(value).__name__} {value!r}")
+    if len(value) != 3:
+        raise ValueError(f"{op}: output_mask must be a tuple of 3 bools, got {len(value)} values {value!r}")
+    return tuple(flag(item, op, "output_mask") for item in value)  # type: ignore[return-value]

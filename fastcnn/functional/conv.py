@@ -1,0 +1,287 @@
+"""conv1d, conv2d, conv_transpose2d and their backwards: torch.nn.functional's names, order and defaults.
+
+A transposed convolution is conv2d's input gradient, so its forward and backward are conv2d's three ops with the roles exchanged; conv1d is a
+conv2d of height 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import current, use_algorithm
+from ..shapes import ShapeError, check_bytes, conv2d_output_size, conv_transpose2d_output_size, resolve_padding
+from ._check import array, batched, formatted, images, integer, like, mask3, pair, shape_text, shaped, single
+
+Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
+
+
+def _checked(op: str, input: np.ndarray, weight: np.ndarray, stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple:
+    """(output shape, stride, padding, dilation, groups) of a conv2d, normalised."""
+    if weight.ndim != 4:
+        raise ShapeError(f"{op}: weight must be 4-D (O, C/groups, KH, KW), got {weight.ndim}-D {shape_text(weight.shape)}")
+    (N, C, H, W), (O, channels, KH, KW) = input.shape, weight.shape
+    if not (O and KH and KW):
+        raise ShapeError(f"{op}: weight has shape {shape_text(weight.shape)}; no axis may be 0")
+    stride, dilation = pair(stride, op, "stride", 1), pair(dilation, op, "dilation", 1)
+    groups = integer(groups, op, "groups", 1)
+    if channels * groups != C:
+        raise ShapeError(
+            f"{op}: input has {C} channels but weight {shape_text(weight.shape)} with groups {groups} takes {channels * groups} ({groups} groups of {channels})"
+        )
+    if O % groups:
+        raise ShapeError(f"{op}: groups {groups} does not divide the {O} filters of weight {shape_text(weight.shape)}")
+    if type(padding) is not str:
+        padding = pair(padding, op, "padding", 0)
+    padding = resolve_padding(padding, (KH, KW), stride, dilation, op)
+    OH, OW = conv2d_output_size((H, W), (KH, KW), stride, padding, dilation, op)
+    (PT, PB), (PL, PR) = padding
+    check_bytes(op, (N or 1, C, H + PT + PB, W + PL + PR), 8, "the padded input")
+    check_bytes(op, (N or 1, O, OH, OW), 8)
+    return (N, O, OH, OW), stride, padding, dilation, groups
+
+
+def conv2d(
+    input: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    *,
+    algorithm: str | None = None,
+) -> np.ndarray:
+    """2-D cross-correlation, (N,C,H,W) or (C,H,W) x (O,C/groups,KH,KW) [+ (O,)] -> (N,O,OH,OW) or (O,OH,OW).
+
+    output[n,o,oh,ow] = bias[o] + sum over c,kh,kw of weight[o,c,kh,kw] * input[n,c, oh*SH + kh*DH - PT, ow*SW + kw*DW - PL]
+
+    padding    zeros around the image: an int, a pair, 'valid' (none) or 'same' (stride 1; the odd pixel at the bottom and right)
+    dilation   distance between taps in input pixels, 1 = dense
+    algorithm  "direct", "winograd" or "auto" for this call; None leaves it to use_algorithm
+    Raises     ShapeError if shapes do not fit, TypeError if dtypes differ (nothing is cast)
+    """
+    input, unbatched = images(input, "conv2d", "input")
+    weight = like(weight, input, "conv2d", "weight")
+    shape, stride, padding, dilation, groups = _checked("conv2d", input, weight, stride, padding, dilation, groups)
+    if bias is not None:
+        bias = shaped(bias, input, (shape[1],), "conv2d", "bias", f"weight has {shape[1]} filters")
+    if algorithm is None:
+        output = current().conv2d(input, weight, bias, stride, padding, dilation, groups)
+    else:
+        with use_algorithm(algorithm):
+            output = current().conv2d(input, weight, bias, stride, padding, dilation, groups)
+    output = formatted(output, input)
+    return output[0] if unbatched else output
+
+
+def conv2d_backward(
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    weight: np.ndarray,
+    *,
+    bias: np.ndarray | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    output_mask: tuple[bool, bool, bool] = (True, True, True),
+    algorithm: str | None = None,
+) -> Gradients:
+    """(grad_input, grad_weight, grad_bias) of conv2d; those masked out are None and cost nothing. bias is accepted but not needed."""
+    if algorithm is not None:
+        with use_algorithm(algorithm):
+            return conv2d_backward(
+                grad_output, input, weight, stride=stride, padding=padding, dilation=dilation, groups=groups, output_mask=output_mask
+            )
+    op = "conv2d_backward"
+    input, unbatched = images(input, op, "input")
+    weight = like(weight, input, op, "weight")
+    shape, stride, padding, dilation, groups = _checked(op, input, weight, stride, padding, dilation, groups)
+    grad_output = batched(grad_output, unbatched, input, shape, op, "grad_output", "it must be like the output of conv2d")
+    want_input, want_weight, want_bias = mask3(output_mask, op)
+    backend = current()
+    grad_input = grad_weight = grad_bias = None
+    if want_input:
+        grad_input = backend.conv2d_grad_input(grad_output, weight, input.shape, stride, padding, dilation, groups)
+        grad_input = formatted(grad_input, input)
+        grad_input = grad_input[0] if unbatched else grad_input
+    if want_weight:
+        grad_weight = backend.conv2d_grad_weight(grad_output, input, weight.shape, stride, padding, dilation, groups)
+        grad_weight = formatted(grad_weight, weight)
+    if want_bias:
+        grad_bias = backend.conv2d_grad_bias(grad_output)
+    return grad_input, grad_weight, grad_bias
+
+
+def _as_rows(op: str, input: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    """conv1d's input and weight with a height of 1, and whether the batch axis was added."""
+    input = array(input, op, "input")
+    weight = like(weight, input, op, "weight")
+    if input.ndim not in (2, 3):
+        raise ShapeError(f"{op}: input must be 3-D (N, C, L) or 2-D (C, L), got {input.ndim}-D {shape_text(input.shape)}")
+    if weight.ndim != 3:
+        raise ShapeError(f"{op}: weight must be 3-D (O, C/groups, K), got {weight.ndim}-D {shape_text(weight.shape)}")
+    unbatched = input.ndim == 2
+    rows, _ = images((input[None] if unbatched else input)[:, :, None], op, "input")
+    return rows, weight[:, :, None], unbatched
+
+
+def _row_options(op: str, stride: Any, padding: Any, dilation: Any) -> tuple:
+    """conv1d's options as pairs."""
+    if type(padding) is not str:
+        padding = (0, single(padding, op, "padding", 0))
+    return (1, single(stride, op, "stride", 1)), padding, (1, single(dilation, op, "dilation", 1))
+
+
+def conv1d(
+    input: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: int | tuple[int] = 1,
+    padding: int | tuple[int] | str = 0,
+    dilation: int | tuple[int] = 1,
+    groups: int = 1,
+) -> np.ndarray:
+    """1-D cross-correlation, (N,C,L) or (C,L) x (O,C/groups,K) [+ (O,)] -> (N,O,OL) or (O,OL)."""
+    input, weight, unbatched = _as_rows("conv1d", input, weight)
+    shape, stride, padding, dilation, groups = _checked(
+        "conv1d", input, weight, *_row_options("conv1d", stride, padding, dilation), groups
+    )
+    if bias is not None:
+        bias = shaped(bias, input, (shape[1],), "conv1d", "bias", f"weight has {shape[1]} filters")
+    output = current().conv2d(input, weight, bias, stride, padding, dilation, groups)[:, :, 0]
+    output = output[0] if unbatched else output
+    return output.copy(order="C") if not output.flags.c_contiguous else output
+
+
+def conv1d_backward(
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    weight: np.ndarray,
+    *,
+    bias: np.ndarray | None = None,
+    stride: int | tuple[int] = 1,
+    padding: int | tuple[int] | str = 0,
+    dilation: int | tuple[int] = 1,
+    groups: int = 1,
+    output_mask: tuple[bool, bool, bool] = (True, True, True),
+) -> Gradients:
+    """(grad_input, grad_weight, grad_bias) of conv1d; those masked out are None."""
+    op = "conv1d_backward"
+    rows, weight, unbatched = _as_rows(op, input, weight)
+    stride, padding, dilation = _row_options(op, stride, padding, dilation)
+    N, O, _, OL = _checked(op, rows, weight, stride, padding, dilation, groups)[0]
+    expected = (O, OL) if unbatched else (N, O, OL)
+    grad_output = shaped(grad_output, rows, expected, op, "grad_output", "it must be like the output of conv1d")
+    grad_input, grad_weight, grad_bias = conv2d_backward(
+        grad_output.reshape(N, O, 1, OL),
+        rows,
+        weight,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        output_mask=output_mask,
+    )
+    if grad_input is not None:
+        grad_input = np.ascontiguousarray(grad_input[0, :, 0] if unbatched else grad_input[:, :, 0])
+    return grad_input, None if grad_weight is None else np.ascontiguousarray(grad_weight[:, :, 0]), grad_bias
+
+
+def _transposed(
+    op: str, input: np.ndarray, weight: np.ndarray, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any
+) -> tuple:
+    """(output shape, shape, crop, stride, padding, dilation, groups): the conv2d of that input shape whose input gradient is the transposed convolution.
+
+    output_padding uncovers rows that the padding at the far edge had cut off, so it lowers that padding. Where it exceeds the padding there are
+    rows that no input pixel reaches: then the uncropped output is computed and `crop`, a padding for `pad`, cuts and extends it.
+    """
+    if weight.ndim != 4:
+        raise ShapeError(f"{op}: weight must be 4-D (C, O/groups, KH, KW), got {weight.ndim}-D {shape_text(weight.shape)}")
+    (N, C, H, W), (rows, channels, KH, KW) = input.shape, weight.shape
+    if not (channels and KH and KW):
+        raise ShapeError(f"{op}: weight has shape {shape_text(weight.shape)}; no axis may be 0")
+    stride, dilation = pair(stride, op, "stride", 1), pair(dilation, op, "dilation", 1)
+    (PH, PW), (EH, EW) = pair(padding, op, "padding", 0), pair(output_padding, op, "output_padding", 0)
+    groups = integer(groups, op, "groups", 1)
+    if rows != C:
+        raise ShapeError(f"{op}: input has {C} channels but weight {shape_text(weight.shape)} takes {rows}")
+    if C % groups:
+        raise ShapeError(f"{op}: groups {groups} does not divide the {C} channels of input")
+    OH, OW = conv_transpose2d_output_size((H, W), (KH, KW), stride, (PH, PW), (EH, EW), dilation, op)
+    shape = (N, channels * groups, OH, OW)
+    check_bytes(op, (N or 1, shape[1], OH + 2 * PH, OW + 2 * PW), 8)
+    if EH <= PH and EW <= PW:
+        return shape, shape, None, stride, ((PH, PH - EH), (PW, PW - EW)), dilation, groups
+    full = (*shape[:2], OH + 2 * PH - EH, OW + 2 * PW - EW)
+    return shape, full, ((0, 0), (0, 0), (-PH, EH - PH), (-PW, EW - PW)), stride, ((0, 0), (0, 0)), dilation, groups
+
+
+def conv_transpose2d(
+    input: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> np.ndarray:
+    """Transposed convolution, (N,C,H,W) or (C,H,W) x (C,O/groups,KH,KW) [+ (O,)] -> (N,O,OH,OW) or (O,OH,OW).
+
+    Every input pixel adds its multiple of the kernel to the output: the input gradient of the conv2d with this weight.
+    OH = (H - 1)*SH - 2*PH + DH*(KH - 1) + 1 + output_padding.
+    """
+    op = "conv_transpose2d"
+    input, unbatched = images(input, op, "input")
+    weight = like(weight, input, op, "weight")
+    shape, reached, crop, stride, padding, dilation, groups = _transposed(
+        op, input, weight, stride, padding, output_padding, groups, dilation
+    )
+    if bias is not None:
+        bias = shaped(bias, input, (shape[1],), op, "bias", f"weight has {shape[1] // groups} filters in each of {groups} groups")
+    output = current().conv2d_grad_input(input, weight, reached, stride, padding, dilation, groups)
+    if crop is not None:
+        output = current().pad(output, crop, "constant", 0.0)
+    if bias is not None:
+        output += bias[:, None, None]
+    output = formatted(output, input)
+    return output[0] if unbatched else output
+
+
+def conv_transpose2d_backward(
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    weight: np.ndarray,
+    *,
+    bias: np.ndarray | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+    output_mask: tuple[bool, bool, bool] = (True, True, True),
+) -> Gradients:
+    """(grad_input, grad_weight, grad_bias) of conv_transpose2d; those masked out are None."""
+    op = "conv_transpose2d_backward"
+    input, unbatched = images(input, op, "input")
+    weight = like(weight, input, op, "weight")
+    shape, reached, crop, stride, padding, dilation, groups = _transposed(
+        op, input, weight, stride, padding, output_padding, groups, dilation
+    )
+    grad_output = batched(grad_output, unbatched, input, shape, op, "grad_output", "it must be like the output of conv_transpose2d")
+    want_input, want_weight, want_bias = mask3(output_mask, op)
+    backend = current()
+    grad_input = grad_weight = grad_bias = None
+    reaching = grad_output if crop is None else backend.pad_backward(grad_output, reached, crop, "constant")
+    if want_input:
+        grad_input = formatted(backend.conv2d(reaching, weight, None, stride, padding, dilation, groups), input)
+        grad_input = grad_input[0] if unbatched else grad_input
+    if want_weight:
+        grad_weight = backend.conv2d_grad_weight(input, reaching, weight.shape, stride, padding, dilation, groups)
+        grad_weight = formatted(grad_weight, weight)
+    if want_bias:
+        grad_bias = backend.conv2d_grad_bias(grad_output)
+    return grad_input, grad_weight, grad_bias

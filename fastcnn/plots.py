@@ -1,0 +1,201 @@
+"""Figures of a run: curves, confusion matrix, filters, sample grid. matplotlib (extra `plot`), through its object interface only:
+no pyplot, no global state, so they work in threads, servers and notebooks alike. Every function returns a matplotlib Figure.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Colours that stay apart in greyscale and for colour-blind eyes (Okabe & Ito 2008).
+_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+
+# Inches and dots: 960 pixels wide at the default size, about what a README shows without scaling.
+_DPI = 120
+_WIDTH = 8.0
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "fastcnn[plot]"') from error
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a figure to a file; the suffix chooses the format (.png, .svg, .pdf)."""
+    figure.savefig(path)
+    return Path(path)
+
+
+def curves(history: Any, val_name: str = "validation", title: str = "") -> Any:
+    """Loss and accuracy per epoch, training beside validation, and the learning rate below them.
+
+    history   a fastcnn.History, or rows (dicts) with its columns
+    val_name  what the val_ columns were measured on
+    """
+    from fastcnn.train import History
+
+    history = history if isinstance(history, History) else History(list(history))
+    if not len(history):
+        raise ValueError("curves: the history has no epochs")
+    epochs = history["epoch"]
+    names = [name.removeprefix("train_") for name in history.columns if name.startswith("train_")]
+    figure = _figure(_WIDTH, 3.6)
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for prefix, label, colour, marker in (("train_", "training", _BLUE, "o"), ("val_", val_name, _ORANGE, "s")):
+            if prefix + name in history:
+                values = np.array(history[prefix + name], dtype=float)
+                axes.plot(epochs, values, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if name == "accuracy":
+            _accuracy_axis(axes)
+            if "val_accuracy" in history:
+                axes.set_title(f"{history['val_accuracy'][-1]:.2%} {val_name} accuracy at the end", fontsize=10)
+        else:
+            axes.set_ylabel(name + " per image" * (name == "loss"))
+            if name == "loss" and min(v for c in ("train_loss", "val_loss") if c in history for v in history[c]) > 0:
+                axes.set_yscale("log")  # the interesting part of a loss curve is its low end
+                axes.set_title("loss (logarithmic)", fontsize=10)
+        axes.legend(frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _accuracy_axis(axes: Any) -> None:
+    """Error rate on a logarithmic axis labelled as accuracy would hide early epochs; a linear axis cut at the lowest value is what readers expect."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(top=1.005)
+
+
+def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalize: bool = False, title: str = "") -> Any:
+    """True classes in rows, predicted ones in columns.
+
+    matrix     (K, K) counts, as metrics.confusion_matrix gives them
+    normalize  show shares of each true class instead of counts
+    """
+    counts = np.asarray(matrix)
+    K = len(classes)
+    if counts.shape != (K, K):
+        raise ValueError(f"confusion_matrix: {K} classes need a {K}x{K} matrix, got {counts.shape}")
+    totals = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    side = min(12.0, max(5.0, 1.6 + 0.52 * K))
+    figure = _figure(side + 0.6, side)
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("share of the true class")
+    long_names = max(map(len, classes), default=0) > 3
+    axes.set_xticks(range(K), classes, rotation=45 if long_names else 0, ha="right" if long_names else "center", rotation_mode="anchor")
+    axes.set_yticks(range(K), classes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_xticks(np.arange(K + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(K + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="minor", length=0)
+    accuracy = np.trace(counts) / counts.sum() if counts.sum() else math.nan
+    axes.set_title(title or f"{accuracy:.2%} of {counts.sum():,} images right", fontsize=11)
+    if K <= 25:  # beyond that the numbers would overlap
+        for row, column in np.argwhere(counts > 0):
+            text = _share_text(share[row, column]) if normalize else f"{counts[row, column]}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share[row, column] > 0.5 else "black")
+    return figure
+
+
+def _share_text(share: float) -> str:
+    """'98.6' or '0.3': percent, with 100 in three digits."""
+    return "100" if share > 0.9995 else f"{100 * share:.1f}"
+
+
+def filters(weight: Any, columns: int | None = None, title: str = "") -> Any:
+    """The filters of a convolution as pictures: weight (O, C, KH, KW), an array or a Parameter.
+
+    Filters of 3 input channels are shown in colour, each stretched to its own range; of others every (filter, channel) plane is a
+    picture of its own, one row per filter, with white zero, blue negative and red positive weights on one common scale.
+    """
+    weight = np.asarray(getattr(weight, "data", weight), dtype=float)
+    if weight.ndim != 4 or 0 in weight.shape:
+        raise ValueError(f"filters: weight must be (O, C, KH, KW), got shape {weight.shape}")
+    O, C = weight.shape[:2]
+    colour = C == 3
+    if C in (1, 3):
+        planes = list(weight.transpose(0, 2, 3, 1) if colour else weight[:, 0])
+        columns = columns or min(O, 8 if O > 12 else 6)
+    else:
+        planes = list(weight.reshape(O * C, *weight.shape[2:]))
+        columns = columns or C
+    rows = -(-len(planes) // columns)
+    cell = min(1.1, _WIDTH / columns)
+    figure = _figure(columns * cell + (0.0 if colour else 1.0), rows * cell + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    limit = float(np.abs(weight).max()) or 1.0
+    image = None
+    for index, axes in enumerate(grid.flat):
+        axes.set_axis_off()
+        if index >= len(planes):
+            continue
+        if colour:
+            low, high = planes[index].min(), planes[index].max()
+            axes.imshow((planes[index] - low) / max(high - low, 1e-12))
+        else:
+            image = axes.imshow(planes[index], cmap="RdBu_r", vmin=-limit, vmax=limit)
+    if image is not None:
+        figure.colorbar(image, ax=list(grid.flat), shrink=min(1.0, 2.2 / (rows * cell)), label="weight")
+    figure.suptitle(title or f"{O} filters {weight.shape[2]}x{weight.shape[3]}" + (f", {C} channels each" if C > 1 else ""), fontsize=11)
+    return figure
+
+
+def samples(
+    images: np.ndarray, predicted: np.ndarray, target: np.ndarray | None, classes: Sequence[str], columns: int = 8, title: str = ""
+) -> Any:
+    """A grid of images with what the network says about them.
+
+    images     (N, C, H, W), C = 1 or 3, uint8 or any floats (then stretched to the range of all images together)
+    predicted  (N,) class indices, or (N, K) probabilities or logits, whose largest counts
+    target     (N,) true classes, or None; where it differs, the caption is red and names both
+    """
+    images, predicted = np.asarray(images), np.asarray(predicted)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"samples: images must be (N, 1 or 3, H, W) with N > 0, got shape {images.shape}")
+    predicted = predicted.argmax(axis=1) if predicted.ndim == 2 else predicted
+    for name, labels in (("predicted", predicted), ("target", target)):
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"samples: {len(images)} images but {len(labels)} in {name}")
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+        images = ((images - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    cell = _WIDTH / columns
+    figure = _figure(_WIDTH, rows * (cell + 0.22) + (0.4 if title else 0.1))
+    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if index >= len(images):
+            continue
+        picture = images[index].transpose(1, 2, 0)
+        axes.imshow(picture[..., 0] if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+        name = classes[int(predicted[index])]
+        if target is None:
+            axes.set_title(name, fontsize=9, pad=3)
+        elif predicted[index] == target[index]:
+            axes.set_title(name, fontsize=9, pad=3, color=_GREEN)
+        else:
+            axes.set_title(f"{name}, is {classes[int(target[index])]}", fontsize=9, pad=3, color=_RED)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure

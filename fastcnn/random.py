@@ -1,0 +1,25 @@
+"""The library's default random generator, used wherever no rng is given: layer initialisation, dropout, initialisers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_rng = np.random.default_rng()
+
+
+def manual_seed(seed: int) -> np.random.Generator:
+    """Restart the default generator from seed and return it."""
+    global _rng
+    _rng = np.random.default_rng(seed)
+    return _rng
+
+
+def default_rng(rng: np.random.Generator | int | None = None) -> np.random.Generator:
+    """The generator to draw from: rng itself, a fresh one seeded with an int, or the library's default for None."""
+    if rng is None:
+        return _rng
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
+        return np.random.default_rng(int(rng))
+    raise TypeError(f"rng must be a numpy.random.Generator, an int seed or None, got {type(rng).__name__}")

@@ -1,0 +1,46 @@
+"""Recipes: published networks with their training setup, ready to run (`fastcnn train NAME`), each in one file.
+
+    recipe = recipes.get("lenet")
+    model = recipe.model()
+    trainer = recipe.trainer(model)
+    data = recipe.datasets("digits")                  # train, val and test in the network's geometry
+    fastcnn.fit(trainer, data.train, data.val, epochs=recipe.setup().epochs, transform=recipe.transform(data.train))
+
+or all of it, with a run folder, in one call: `recipes.train("lenet")`.
+
+To add one: write a file with a subclass of Recipe, and list it in _recipes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+
+from fastcnn.recipes.base import Recipe, RecipeData, Setup
+from fastcnn.recipes.run import LoadedRun, Result, evaluate, load, resume, train
+
+
+@cache
+def _recipes() -> dict[str, Recipe]:
+    """Every recipe under its name, in the order in which they are listed."""
+    from fastcnn.recipes import lenet
+
+    return {recipe.name: recipe for recipe in (lenet.LeNet(),)}
+
+
+def names() -> list[str]:
+    """The recipes' names, without their aliases."""
+    return list(_recipes())
+
+
+def get(name: str) -> Recipe:
+    """The recipe of that name or alias; ValueError listing all names, and the one most like it, if there is none."""
+    by_name = {alias: recipe for recipe in _recipes().values() for alias in (recipe.name, *recipe.aliases)}
+    if name not in by_name:
+        close = difflib.get_close_matches(name, by_name, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(f"no recipe {name!r}: {hint}there are {', '.join(names())}")
+    return by_name[name]
+
+
+__all__ = ["LoadedRun", "Recipe", "RecipeData", "Result", "Setup", "evaluate", "get", "load", "names", "resume", "train"]

@@ -1,0 +1,278 @@
+"""Running a recipe into a folder, resuming it there, and using what it left: train, resume, evaluate, load."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastcnn import backend, checkpoint, metrics, random, summary
+from fastcnn.checkpoint import CheckpointError
+from fastcnn.datasets import Batches, Dataset
+from fastcnn.recipes.base import Recipe, RecipeData, Setup
+from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
+from fastcnn.train.folder import versions
+
+logger = logging.getLogger("fastcnn")
+
+
+class LoadedRun(NamedTuple):
+    """A trained network with what it needs to be used."""
+
+    recipe: Recipe
+    model: Any
+    transform: Any
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """(N, classes) probabilities for images (N, *recipe.input_shape), uint8 in the network's geometry (recipe.picture makes one)."""
+        from fastcnn import functional as F
+
+        self.model.eval()
+        return F.softmax(self.model(self.transform(images)), dim=1)
+
+
+class Result(NamedTuple):
+    """What a trained network does on the test set, and where everything is."""
+
+    recipe: Recipe
+    data: str
+    loss: float
+    accuracy: float
+    confusion: np.ndarray  # (classes, classes), row = true class
+    classes: tuple[str, ...]
+    folder: Path
+    history: History | None = None
+    seconds: float | None = None  # of training, without validation
+    step_times: StepTimes | None = None
+
+    @property
+    def class_accuracy(self) -> dict[str, float]:
+        """Share of each class's test images that are recognised."""
+        counts = self.confusion.sum(axis=1)
+        return {name: float(self.confusion[i, i] / counts[i]) if counts[i] else float("nan") for i, name in enumerate(self.classes)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
+        result = {
+            "recipe": self.recipe.name,
+            "data": self.data,
+            "reported": self.recipe.reported,
+            "folder": os.fspath(self.folder),
+            "test_images": int(self.confusion.sum()),
+            "test_loss": self.loss,
+            "test_accuracy": self.accuracy,
+            "class_accuracy": self.class_accuracy,
+            "confusion_matrix": self.confusion.tolist(),
+        }
+        if self.history is not None:
+            result |= {"epochs": len(self.history), "training_seconds": self.seconds, "history": self.history.rows}
+        if self.step_times is not None:
+            result["step_times"] = self.step_times._asdict() | {"speedup": self.step_times.speedup}
+        return result
+
+
+def train(
+    recipe: str | Recipe,
+    *,
+    data: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    progress: bool = True,
+    compare: bool = False,
+) -> Result:
+    """Train a recipe and leave weights, checkpoint, configuration, history, measurements and pictures in a run folder.
+
+    data, epochs, batch_size, lr  the recipe's own by default (recipe.setup)
+    seed      of everything random: weights, order, dropout. The same seed gives the same bits
+    out       the run folder, runs/<recipe>-<date-time> by default; it must not hold a run already (see resume)
+    compare   also measure how much faster a step is than on the reference backend
+
+    The current backend and thread setting are used. Raises ValueError for options that make no sense.
+    """
+    from fastcnn import recipes
+
+    recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    data = recipe.data_name(data)
+    setup = recipe.setup(data, epochs=epochs, batch_size=batch_size, lr=lr)
+    if seed < 0:
+        raise ValueError(f"{recipe.name}: seed must be at least 0, got {seed}")
+    checkpoint.require_safetensors()  # missing packages are found before the training, not after it
+    path = _new_folder(recipe.name) if out is None else Path(out)
+    if (path / "config.json").exists():
+        raise ValueError(f"{path} holds a run already: resume it, or choose another folder")
+    parts = recipe.datasets(data, data_dir, download)
+    transform = recipe.transform(parts.train)
+    folder = RunFolder(path)
+    folder.write_json(
+        "config.json",
+        {
+            "recipe": recipe.name,
+            "options": {"data": data, **setup._asdict(), "seed": seed},
+            "data_dir": None if data_dir is None else os.path.abspath(data_dir),
+            "classes": parts.train.classes,
+            "input_shape": recipe.input_shape,
+            "transform": _state(transform),
+            "backend": backend.current().name,
+            "threads": backend.get_num_threads(),
+            "versions": versions(),
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        },
+    )
+    random.manual_seed(seed)
+    model = recipe.model(num_classes=parts.train.num_classes)
+    trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
+    folder.write_text("summary.txt", f"{recipe.name}: {recipe.description}\n\n{summary.summary(model, recipe.input_shape)}\n")
+    return _run(recipe, data, setup, seed, parts, transform, trainer, folder, progress, compare)
+
+
+def resume(
+    path: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    progress: bool = True,
+    compare: bool = False,
+) -> Result:
+    """Go on with the run in a folder, with the options it was started with, to the bits that it would have reached uninterrupted."""
+    recipe, options, config = _configuration(path)
+    data, seed = options["data"], options["seed"]
+    setup = recipe.setup(data, **{name: options[name] for name in Setup._fields})
+    parts = recipe.datasets(data, config.get("data_dir") if data_dir is None else data_dir, download)
+    transform = recipe.transform(parts.train, config["transform"])
+    folder = RunFolder(path)
+    random.manual_seed(seed)
+    model = recipe.model(num_classes=parts.train.num_classes)
+    trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
+    if folder.checkpoint.exists():  # a run that was stopped before its first epoch ended starts again
+        trainer.resume(folder.checkpoint)
+    return _run(recipe, data, setup, seed, parts, transform, trainer, folder, progress, compare)
+
+
+def load(path: str | os.PathLike[str]) -> LoadedRun:
+    """The network that a run left in its folder, in evaluation mode; CheckpointError if it is not there, damaged, or not of this recipe."""
+    recipe, _, config = _configuration(path)
+    model = recipe.model(num_classes=len(config["classes"]))
+    folder = Path(path)
+    weights = folder / "weights.safetensors"
+    if not weights.exists() and (folder / "checkpoint.safetensors").exists():
+        raise CheckpointError(path, f"the run is not finished: go on with it by `fastcnn train {recipe.name} --resume {os.fspath(path)}`")
+    checkpoint.load_weights(weights, model)
+    return LoadedRun(recipe, model.eval(), recipe.transform(state=config["transform"]), tuple(config["classes"]), config)
+
+
+def evaluate(path: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, download: bool = True) -> Result:
+    """Measure the network of a run folder on the test set of the data it was trained on."""
+    run = load(path)
+    data = run.config["options"]["data"]
+    parts = run.recipe.datasets(data, run.config.get("data_dir") if data_dir is None else data_dir, download)
+    if parts.test.classes != run.classes:
+        raise CheckpointError(path, f"was trained on the classes {run.classes}, the data set has {parts.test.classes}")
+    trainer = run.recipe.trainer(run.model, data=data)
+    return _measure(run.recipe, data, trainer, parts.test, run.transform, Path(path))
+
+
+def _run(
+    recipe: Recipe,
+    data: str,
+    setup: Setup,
+    seed: int,
+    parts: RecipeData,
+    transform: Any,
+    trainer: Trainer,
+    folder: RunFolder,
+    progress: bool,
+    compare: bool,
+) -> Result:
+    history = fit(
+        trainer,
+        parts.train,
+        parts.val,
+        epochs=setup.epochs,
+        batch_size=setup.batch_size,
+        seed=seed,
+        transform=transform,
+        progress=progress,
+        out=folder.path,
+    )
+    result = _measure(recipe, data, trainer, parts.test, transform, folder.path)
+    result = result._replace(history=history, seconds=sum(history["seconds"]) if len(history) else 0.0)
+    if compare:
+        result = result._replace(step_times=_compare(recipe, data, setup, parts, transform, trainer))
+    folder.write_json("metrics.json", result.to_dict())
+    _pictures(folder, result, "test" if parts.val is parts.test else "validation")
+    return result
+
+
+def _measure(recipe: Recipe, data: str, trainer: Trainer, test: Dataset, transform: Any, folder: Path) -> Result:
+    dtype = next(trainer.model.parameters()).dtype
+    predicted: list[np.ndarray] = []
+    batches = Batches(test, 256, transform=transform, dtype=dtype)
+    logits = [trainer.predict(x) for x, _ in batches]
+    predicted = np.concatenate(logits)
+    confusion = metrics.confusion_matrix(predicted, test.labels, test.num_classes)
+    return Result(recipe, data, float(trainer.loss(predicted, test.labels)), metrics.accuracy(predicted, test.labels), confusion, test.classes, folder)
+
+
+def _compare(recipe: Recipe, data: str, setup: Setup, parts: RecipeData, transform: Any, trainer: Trainer) -> StepTimes | None:
+    weights = trainer.model.state_dict()
+    x, y = next(iter(Batches(parts.train, setup.batch_size, transform=transform)))
+
+    def copy() -> Trainer:
+        model = recipe.model(num_classes=parts.train.num_classes)
+        model.load_state_dict(weights)
+        return recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
+
+    return compare_step_times(copy, x, y)
+
+
+def _pictures(folder: RunFolder, result: Result, val_name: str) -> None:
+    from fastcnn import plots
+
+    try:
+        if len(result.history or ()):
+            plots.save(plots.curves(result.history, val_name=val_name, title=f"{result.recipe.name} on {result.data}"), folder / "curves.png")
+        figure = plots.confusion_matrix(result.confusion, result.classes, normalize=True)
+        plots.save(figure, folder / "confusion_matrix.png")
+    except ImportError as error:
+        logger.warning("no pictures: %s", error)
+
+
+def _configuration(path: str | os.PathLike[str]) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
+    from fastcnn import recipes
+
+    config = RunFolder.read_config(path)
+    options = config["options"]
+    missing = {"data", "seed", *Setup._fields} - options.keys() | {"classes", "transform"} - config.keys()
+    if missing:
+        raise CheckpointError(Path(path) / "config.json", f"lacks {', '.join(sorted(missing))}")
+    try:
+        return recipes.get(config["recipe"]), options, config
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from error
+
+
+def _state(transform: Any) -> Mapping[str, Any]:
+    return transform.state_dict() if hasattr(transform, "state_dict") else {}
+
+
+def _new_folder(name: str) -> Path:
+    """runs/<name>-<date-time>, with a number behind it where that exists already."""
+    stem = Path("runs") / f"{name}-{time.strftime('%Y-%m-%d-%H%M%S')}"
+    path, number = stem, 1
+    while path.exists():
+        number += 1
+        path = stem.with_name(f"{stem.name}-{number}")
+    return path

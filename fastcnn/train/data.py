@@ -1,0 +1,74 @@
+"""What Trainer and fit accept as data, turned into batches of the model's dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fastcnn.datasets import Batches, Dataset
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+class PairBatches:
+    """Batches of an (x, y) pair of arrays, where y is whatever the loss takes (labels, probabilities, numbers, images).
+
+    The order of an epoch depends on (seed, epoch) only, as that of datasets.Batches.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, batch_size: int, shuffle: bool = False, seed: int = 0):
+        if len(x) != len(y):
+            raise ValueError(f"(x, y) data: x holds {len(x)} images but y holds {len(y)} targets")
+        if batch_size < 1:
+            raise ValueError(f"(x, y) data: batch_size must be at least 1, got {batch_size}")
+        self.dataset, self.targets = x, y
+        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = np.arange(len(self.dataset))
+        if self.shuffle:
+            order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))).permutation(order)
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield self.dataset[chosen], self.targets[chosen]
+
+
+def training_batches(data: Any, model: Any, batch_size: int, seed: int, transform: Any = None) -> Batches | PairBatches:
+    """Shuffled batches of a Dataset or an (x, y) pair; batches that know their epochs pass through as they are."""
+    return _batches(data, model, batch_size, True, seed, transform, "train")
+
+
+def evaluation_batches(data: Any, model: Any, batch_size: int, transform: Any = None) -> Iterable[Batch]:
+    """The same in order, and any other iterable of (x, y) batches passes through too."""
+    if isinstance(data, (Dataset, tuple)):
+        return _batches(data, model, batch_size, False, 0, transform, "data")
+    if not isinstance(data, Iterable):
+        raise TypeError(f"data must be a Dataset, an (x, y) pair of arrays or an iterable of (x, y) batches, got {type(data).__name__}")
+    _refuse_transform(transform)
+    return data
+
+
+def _batches(data: Any, model: Any, batch_size: int, shuffle: bool, seed: int, transform: Any, argument: str) -> Any:
+    if isinstance(data, (Batches, PairBatches)):
+        _refuse_transform(transform)
+        return data
+    dtype = next((parameter.dtype for parameter in model.parameters()), np.dtype(np.float32))
+    if isinstance(data, Dataset):
+        return Batches(data, batch_size, shuffle=shuffle, seed=seed, transform=transform, dtype=dtype)
+    if isinstance(data, tuple) and len(data) == 2:
+        _refuse_transform(transform)
+        return PairBatches(np.asarray(data[0]), np.asarray(data[1]), batch_size, shuffle, seed)
+    raise TypeError(f"{argument} must be a Dataset, an (x, y) pair of arrays or datasets.Batches, got {type(data).__name__}")
+
+
+def _refuse_transform(transform: Any) -> None:
+    if transform is not None:
+        raise TypeError("transform belongs to a Dataset; other data must come transformed")

@@ -1,0 +1,159 @@
+"""fit: the training loop, with validation, progress, callbacks, checkpoints, and an orderly end on Ctrl-C."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastcnn.random import manual_seed
+from fastcnn.train.data import evaluation_batches, training_batches
+from fastcnn.train.folder import RunFolder
+from fastcnn.train.history import History
+from fastcnn.train.interrupt import TrainingInterrupted, deferred_interrupt
+from fastcnn.train.progress import EpochProgress
+from fastcnn.train.trainer import INFERENCE_BATCH, Metric, Trainer, per_image
+
+Callback = Callable[[Trainer, dict[str, Any]], None]
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end fit() after this epoch, as if it had been the last one."""
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss became NaN or infinite; nothing that follows can repair the weights."""
+
+
+def fit(
+    model: Any,
+    train: Any,
+    val: Any = None,
+    *,
+    loss: Any = None,
+    optimizer: Any = None,
+    schedule: Any = None,
+    metrics: Mapping[str, Metric] | None = None,
+    epochs: int = 10,
+    batch_size: int = 64,
+    seed: int = 0,
+    transform: Any = None,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    out: str | os.PathLike[str] | None = None,
+) -> History:
+    """Train a model until it has seen `epochs` epochs in all, and return the history (one row per epoch).
+
+    model      a fastcnn.nn module, or a Trainer, which brings its own loss, optimizer, schedule and metrics; one that was resumed, or that
+               has trained before, goes on at its epoch (and batch) instead of starting anew
+    train      a Dataset, an (x, y) pair of arrays, or datasets.Batches (which has its own batch size, seed and transform)
+    val        the same, or None; measured after every epoch
+    loss       a loss module; nn.CrossEntropyLoss() by default
+    optimizer  over model.parameters(); optim.Adam with its default learning rate, 1e-3, by default
+    schedule   stepped after every epoch
+    metrics    name -> function (logits, target) -> float; accuracy by default
+    seed       of the shuffling and, when training starts at its beginning, of the library's default generator (dropout). With the model
+               built under fastcnn.manual_seed, or with its own rng, the same seed gives the same bits
+    transform  applied to the images of train and val, as in datasets.Batches
+    progress   True: a bar per epoch in terminals and notebooks with tqdm (extra `train`), elsewhere a line per epoch at level INFO on
+               the logger "fastcnn"; False: neither
+    callbacks  called as callback(trainer, row) after every epoch, row being its line of the history; may raise StopTraining
+    out        folder for checkpoint.safetensors and history.csv (written after every epoch) and weights.safetensors (at the end)
+
+    Raises TrainingDiverged when the loss is no longer finite. Ctrl-C finishes the batch, saves, and raises TrainingInterrupted.
+    """
+    trainer = _trainer(model, loss, optimizer, schedule, metrics)
+    if epochs < 0:
+        raise ValueError(f"fit: epochs must be at least 0, got {epochs}")
+    batches = training_batches(train, trainer.model, batch_size, seed, transform)
+    measured = None if val is None else evaluation_batches(val, trainer.model, INFERENCE_BATCH, transform)
+    if not len(batches):
+        raise ValueError("fit: train holds no batch")
+    order = {"images": len(batches.dataset), "batch_size": batches.batch_size, "seed": batches.seed}
+    if trainer.batch and trainer.order != order:
+        raise ValueError(f"fit: the trainer stands inside an epoch of {trainer.order}, it cannot go on with {order}")
+    trainer.order = order
+    if trainer.iteration == 0:
+        manual_seed(seed)
+    folder = None if out is None else RunFolder(out)
+    with deferred_interrupt() as interrupted:
+        stop = False
+        while trainer.epoch < epochs and not stop:
+            with EpochProgress(trainer, len(batches), epochs, progress) as shown:
+                row = _epoch(trainer, batches, shown, interrupted, folder)
+                if measured is not None:
+                    row |= {f"val_{name}": value for name, value in trainer.evaluate(measured).items()}
+                row |= {name: row.pop(name) for name in ("lr", "seconds", "images_per_second")}  # after the losses
+                trainer.history.append(row)
+                shown.finish(row)
+            for callback in callbacks:
+                try:
+                    callback(trainer, row)
+                except StopTraining:
+                    stop = True
+            if folder is not None:
+                folder.save_progress(trainer)
+            if interrupted():
+                raise TrainingInterrupted(trainer.epoch, folder.checkpoint if folder else None)
+    if folder is not None:
+        folder.save_weights(trainer.model)
+    return trainer.history
+
+
+def _trainer(model: Any, loss: Any, optimizer: Any, schedule: Any, metrics: Any) -> Trainer:
+    if isinstance(model, Trainer):
+        given = {"loss": loss, "optimizer": optimizer, "schedule": schedule, "metrics": metrics}
+        if any(value is not None for value in given.values()):
+            raise TypeError(f"fit: a Trainer brings its own {', '.join(name for name, value in given.items() if value is not None)}")
+        return model
+    from fastcnn import nn, optim
+
+    if schedule is not None and optimizer is None:
+        raise TypeError("fit: schedule belongs to an optimizer: give that optimizer too")
+    return Trainer(
+        model,
+        nn.CrossEntropyLoss() if loss is None else loss,
+        optim.Adam(model.parameters()) if optimizer is None else optimizer,
+        schedule=schedule,
+        metrics=metrics,
+    )
+
+
+def _epoch(
+    trainer: Trainer, batches: Any, shown: EpochProgress, interrupted: Callable[[], bool], folder: RunFolder | None
+) -> dict[str, Any]:
+    """Train one epoch, or what is left of it, and return its training columns. Sums are kept in the trainer, so that a checkpoint has them."""
+    if trainer.batch == 0:
+        trainer.running = dict.fromkeys(["images", "seconds", "loss", *trainer.metrics], 0.0)
+    running, lr = trainer.running, trainer.optimizer.lr
+    batches.set_epoch(trainer.epoch)
+    start = time.perf_counter()
+    for x, y in itertools.islice(batches, trainer.batch, None):
+        value = trainer.step(x, y)
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the loss became {value} in epoch {trainer.epoch + 1}, batch {trainer.batch + 1} (learning rate {trainer.optimizer.lr:g}): "
+                "a smaller learning rate usually helps"
+            )
+        running["images"] += len(y)
+        running["loss"] += per_image(trainer.loss, value, len(y)) * len(y)
+        for name, metric in trainer.metrics.items():
+            running[name] += metric(trainer.logits, y) * len(y)
+        trainer.batch += 1
+        shown.advance()
+        if interrupted() and trainer.batch < len(batches):  # after the last batch the epoch is closed first
+            running["seconds"] += time.perf_counter() - start
+            if folder is not None:
+                folder.save_progress(trainer)
+            raise TrainingInterrupted(trainer.epoch + 1, folder.checkpoint if folder else None)
+    running["seconds"] += time.perf_counter() - start
+    trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+    if trainer.schedule is not None:
+        trainer.schedule.step()
+    images, seconds = running["images"], running["seconds"]
+    row: dict[str, Any] = {"epoch": trainer.epoch}
+    row |= {f"train_{name}": running[name] / images for name in ("loss", *trainer.metrics)}
+    return row | {"lr": lr, "seconds": seconds, "images_per_second": images / seconds}

@@ -1,0 +1,189 @@
+"""Trainer: a model, a loss and an optimizer that train, measure, predict, save and resume together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastcnn import checkpoint, metrics
+from fastcnn.checkpoint import CheckpointError
+from fastcnn.random import default_rng
+from fastcnn.train.data import evaluation_batches
+from fastcnn.train.history import History
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+# Batch of evaluate() and predict(): forward passes only, so more fit in the caches' reach than in training; the results do not depend on it.
+INFERENCE_BATCH = 256
+
+
+class Trainer:
+    """One training step at a time over a model, a loss module and an optimizer.
+
+    model      a fastcnn.nn module; its first layer with parameters stops computing an input gradient (nothing before it needs one), so
+               afterwards model.backward() returns None
+    loss       a loss module: loss(logits, target) -> float, loss.backward() -> grad_logits
+    optimizer  one of fastcnn.optim over model.parameters()
+    schedule   one of fastcnn.schedule over the optimizer, stepped by fit() after each epoch
+    metrics    name -> function (logits, target) -> float; {"accuracy": metrics.accuracy} by default, {} for none
+
+    Public state: `epoch` (whole epochs done), `batch` (batches done in the epoch under way), `iteration` (steps done), `history`
+    and `logits` (of the latest step, from before its update).
+    """
+
+    def __init__(self, model: Any, loss: Any, optimizer: Any, *, schedule: Any = None, metrics: Mapping[str, Metric] | None = None):
+        self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
+        self.metrics = dict(DEFAULT_METRICS if metrics is None else metrics)
+        self.epoch = self.batch = self.iteration = 0
+        self.running: dict[str, float] = {}
+        self.order: dict[str, int] = {}
+        self.history = History()
+        self.logits: np.ndarray | None = None
+        first = first_parametrised(model)
+        if first is not None:
+            first.requires_input_grad = False
+
+    def step(self, x: np.ndarray, y: np.ndarray) -> float:
+        """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it."""
+        model, loss = self.model, self.loss
+        if not model.training:
+            model.train()
+        self.optimizer.zero_grad()
+        self.logits = model(x)
+        value = loss(self.logits, y)
+        model.backward(loss.backward())
+        self.optimizer.step()
+        self.iteration += 1
+        return float(value)
+
+    def evaluate(self, data: Any, batch_size: int = INFERENCE_BATCH) -> dict[str, float]:
+        """{"loss": ..., <metric>: ...} on a Dataset, an (x, y) pair or an iterable of (x, y) batches, in evaluation mode.
+
+        All logits are gathered first, so that every metric and every weighting of the loss is exact and independent of the batch size.
+        A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean".
+        """
+        logits, targets = [], []
+        with evaluating(self.model):
+            for x, y in evaluation_batches(data, self.model, batch_size):
+                logits.append(self.model(x))
+                targets.append(np.asarray(y))
+            if not targets or not sum(map(len, targets)):
+                raise ValueError("evaluate: the data holds no images")
+            output, target = np.concatenate(logits), np.concatenate(targets)
+            result = {"loss": per_image(self.loss, float(self.loss(output, target)), len(target))}
+        return result | {name: float(metric(output, target)) for name, metric in self.metrics.items()}
+
+    def predict(self, x: np.ndarray, batch_size: int = INFERENCE_BATCH) -> np.ndarray:
+        """The model's outputs (logits) for a batch of any length, in evaluation mode."""
+        if len(x) == 0:
+            raise ValueError("predict: x holds no images")
+        with evaluating(self.model):
+            return np.concatenate([self.model(x[start : start + batch_size]) for start in range(0, len(x), batch_size)])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint: weights, optimizer, schedule, random generators, position in the run and history."""
+        arrays = {f"model/{name}": array for name, array in self.model.state_dict().items()}
+        state: dict[str, Any] = {
+            "kind": "trainer",
+            "classes": self._classes(),
+            "position": {name: getattr(self, name) for name in ("epoch", "batch", "iteration")},
+            "running": self.running,
+            "order": self.order,
+            "history": self.history.rows,
+            "generators": {name: rng.bit_generator.state for name, rng in self._generators().items()},
+        }
+        for part, owner in (("optimizer", self.optimizer), ("schedule", self.schedule)):
+            state[part] = {}
+            for name, value in (owner.state_dict() if owner is not None else {}).items():
+                if isinstance(value, np.ndarray):
+                    arrays[f"{part}/{name}"] = value
+                else:
+                    state[part][name] = value
+        checkpoint.save(path, arrays, state)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Continue where save() left off: every later step gives the bits that the uninterrupted run would have given.
+
+        CheckpointError if the file is damaged or belongs to another network, optimizer or schedule; nothing has changed then.
+        """
+        arrays, state = checkpoint.load(path)
+        if state.get("kind") != "trainer":
+            raise CheckpointError(path, "holds weights only, not a training run (load it with checkpoint.load_weights)")
+        if state["classes"] != self._classes():
+            raise CheckpointError(path, f"was saved by {state['classes']}, this trainer has {self._classes()}")
+        parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": dict(state["optimizer"]), "schedule": dict(state["schedule"])}
+        for name, array in arrays.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = array
+        checkpoint.check_fit(path, self.model.state_dict(), parts["model"])
+        generators = self._generators()
+        kinds = {name: rng.bit_generator.state["bit_generator"] for name, rng in generators.items()}
+        if kinds != {name: saved["bit_generator"] for name, saved in state["generators"].items()}:
+            raise CheckpointError(path, f"has other random generators than this model: {sorted(state['generators'])} against {sorted(kinds)}")
+        try:
+            self.optimizer.load_state_dict(parts["optimizer"])
+            if self.schedule is not None:
+                self.schedule.load_state_dict(parts["schedule"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(path, f"its optimizer or schedule does not fit this trainer's: {error}") from error
+        self.model.load_state_dict(parts["model"])
+        for name, rng in generators.items():
+            rng.bit_generator.state = state["generators"][name]
+        for name, value in state["position"].items():
+            setattr(self, name, value)
+        self.running, self.order, self.history = state["running"], state["order"], History(state["history"])
+
+    def _classes(self) -> dict[str, str]:
+        """The kinds of the parts whose saved state only fits its own kind."""
+        return {part: type(getattr(self, part)).__name__ for part in ("optimizer", "schedule")}
+
+    def _generators(self) -> dict[str, np.random.Generator]:
+        """Every generator that training draws from: the library's default, and those that layers own."""
+        found = {"default": default_rng()}
+        for name, module in self.model.named_modules():
+            for attribute, value in vars(module).items():
+                if isinstance(value, np.random.Generator):
+                    found[f"{name}.{attribute}"] = value
+        return found
+
+
+DEFAULT_METRICS: dict[str, Metric] = {"accuracy": metrics.accuracy}
+
+
+def per_image(loss: Any, value: float, count: int) -> float:
+    """A loss value per image: as it is for reduction="mean", divided by the count for "sum"."""
+    return value / count if getattr(loss, "reduction", "mean") == "sum" else value
+
+
+def first_parametrised(model: Any) -> Any:
+    """The layer that a chain of Sequentials reaches first among those with parameters; None if a branching container comes before it.
+
+    The input gradient of that layer, and of everything before it, is the gradient of the data, which training has no use for. Inside
+    a Residual or Concat several paths add their input gradients, so nothing there is switched off.
+    """
+    from fastcnn import nn
+
+    for layer in [model] if not isinstance(model, nn.Sequential) else model.children():
+        if isinstance(layer, nn.Sequential):
+            first = first_parametrised(layer)
+            if first is not None or any(True for _ in layer.parameters()):
+                return first
+        elif any(True for _ in layer.parameters()):
+            return layer if not any(True for _ in layer.children()) else None
+    return None
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module has the mode it had, also one that was frozen by hand."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

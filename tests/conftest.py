@@ -1,0 +1,29 @@
+"""The `backend` fixture: a test that asks for it runs once on every backend. An unusable one shows as a skip with its reason."""
+
+import numpy as np
+import pytest
+
+from fastcnn import backend as backends
+
+_REASONS = backends.available()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if reason is None else pytest.mark.skip(reason=f"backend {name}: {reason}"))
+        for name, reason in _REASONS.items()
+    ]
+)
+def backend(request):
+    with backends.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["f32", "f64"])
+def dtype(request):
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,433 @@
+"""The benchmark suite measures what it says: problem lists, operation counts, refusals, tables. No test asserts a time."""
+
+import json
+import math
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import checks, compare, convs, overhead, peers, problems, readme, report, steps, timing
+from bench.__main__ import main
+from bench.peers import OPS, Fastcnn, Operands
+from bench.problems import Problem, ProblemError
+from fastcnn import recipes
+from fastcnn.backend import use_backend
+
+ROOT = Path(__file__).parents[1]
+TINY = "tiny 2 3 5 6 4 3 3 1 1 1 1"
+
+
+@pytest.fixture
+def tiny_list(tmp_path):
+    path = tmp_path / "tiny.txt"
+    path.write_text(f"# a comment\n\n{TINY}\nsmall 1 4 6 5 6 2 3 2x1 0x1 1x2 2  # another\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _no_settling(monkeypatch):
+    """The sleep before each turn matters for times only."""
+    monkeypatch.setattr(timing, "SETTLE", 0.0)
+    monkeypatch.setattr(timing, "STRETCH", 0.0)
+
+
+# Problem lists
+
+
+@pytest.mark.parametrize(("name", "count"), [("reports", 29), ("odd", 33), ("batch1", 18), ("roofline", 1), ("overhead", 2)])
+def test_problem_list_holds_as_many_problems_as_it_has_lines(name, count):
+    lines = [line.partition("#")[0].strip() for line in (problems.SHAPES / f"{name}.txt").read_text().splitlines()]
+    assert len(problems.load(name)) == sum(map(bool, lines)) == count
+
+
+def test_every_problem_list_can_be_loaded():
+    for name in problems.names():
+        assert problems.load(name), name
+
+
+@pytest.mark.parametrize(
+    ("name", "output_shape"),
+    [
+        ("lenet-mnist.c5", (64, 120, 1, 1)),
+        ("filterbank-mnist.bank", (64, 36, 12, 12)),
+        ("twoconv-cifar10.conv2", (64, 10, 24, 24)),
+        ("deep-cifar10.conv8", (64, 256, 4, 4)),
+        ("wide-256.conv5_2", (4, 96, 112, 112)),
+    ],
+)
+def test_report_layers_have_the_sizes_that_the_networks_need(name, output_shape):
+    assert next(p for p in problems.load("reports") if p.name == name).output_shape == output_shape
+
+
+def test_wide_256_convolutions_give_its_reported_parameter_count():
+    """36,492,550 parameters with one input channel: convolutions, a batch norm after each, and 96*54*54 -> 128 -> 6."""
+    layers = [p for p in problems.load("reports") if p.name.startswith("wide-256") and p.C != 3]
+    convolutions = sum(math.prod(p.weight_shape) + p.O for p in layers)
+    batch_norms = sum(2 * p.O for p in layers)
+    assert convolutions + batch_norms + (96 * 54 * 54 + 1) * 128 + (128 + 1) * 6 == 36_492_550
+
+
+def test_correctness_list_reaches_the_edges():
+    cases = problems.load("correctness")
+    assert {1, 15, 16, 17, 31, 33} <= {p.C for p in cases} & {p.O for p in cases}
+    assert any(p.groups == p.C > 1 for p in cases) and any(1 < p.groups < p.C for p in cases)
+    assert any(p.stride[0] != p.stride[1] for p in cases) and any(p.dilation[0] != p.dilation[1] for p in cases)
+    assert any(p.kernel == (p.H, p.W) != (1, 1) for p in cases)
+    assert any(p.N >= 16 and min(p.C, p.O) < 16 for p in cases)
+    assert sum(p.flops for p in cases) < 1e8, "the tests run every case on every backend: keep them small"
+
+
+def test_problem_counts_two_flops_per_multiply_add():
+    (p,) = problems.parse(["p 2 4 7 6 6 3 2 2x1 1x0 1x2 2"], "here")
+    assert (p.input_shape, p.weight_shape, p.output_shape) == ((2, 4, 7, 6), (6, 2, 3, 2), (2, 6, 4, 4))
+    assert p.flops == 2 * (2 * 6 * 4 * 4) * (2 * 3 * 2)
+    assert p.bytes == 4 * (2 * 4 * 7 * 6 + 6 * 2 * 3 * 2 + 2 * 6 * 4 * 4) == 4 * p.elements
+    assert str(p) == "n2c4h7w6_o6k3x2_s2x1_p1x0_d1x2_g2"
+
+
+def test_problem_flops_of_a_known_layer():
+    c3 = next(p for p in problems.load("reports") if p.name == "lenet-mnist.c3")
+    assert c3.flops == 64 * 2 * 240_000  # C3 with full connections: 16 maps of 10x10, 6*5*5 products each
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("p 1 1 1 1 1 1 1 1 0 1", "11 words where 12 belong"),
+        ("p 1 1 1 1 1 1 1 1 0 1 1 1", "13 words where 12 belong"),
+        ("p 1 one 1 1 1 1 1 1 0 1 1", "C 'one' is not a whole number"),
+        ("p 1 -1 1 1 1 1 1 1 0 1 1", "C '-1' is not a whole number"),
+        ("p 1 1.0 1 1 1 1 1 1 0 1 1", "C '1.0' is not a whole number"),
+        ("p 0 1 1 1 1 1 1 1 0 1 1", "N = 0 is below 1"),
+        ("p 1 1 1 1 1 1 1 0 0 1 1", "stride 0x0 is below 1"),
+        ("p 1 1 9 9 1 3 3 1x2x3 0 1 1", "stride '1x2x3' is neither a number nor a pair"),
+        ("p 1 1 9 9 1 3 3 1x 0 1 1", "stride '' is not a whole number"),
+        ("p 1 1 4 4 1 5 5 1 0 1 1", "kernel 5x5"),
+        ("p 1 4 4 4 6 3 3 1 0 1 3", "C = 4 is not a multiple of groups = 3"),
+        ("p 1 6 4 4 4 3 3 1 0 1 3", "O = 4 is not a multiple of groups = 3"),
+        (TINY, "the name 'tiny' is taken"),
+    ],
+)
+def test_malformed_problem_line_is_refused_with_file_and_line(line, complaint):
+    with pytest.raises(ProblemError, match=r"^list\.txt:3: ") as refusal:
+        problems.parse([TINY, "# comment", line], "list.txt")
+    assert complaint in str(refusal.value)
+
+
+def test_problem_list_without_problems_is_refused(tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("# nothing\n")
+    with pytest.raises(ProblemError, match=r"empty\.txt: holds no problem"):
+        problems.load(empty)
+
+
+def test_unknown_problem_list_names_those_there_are():
+    with pytest.raises(ProblemError, match="no-such-list.*correctness.*reports"):
+        problems.load("no-such-list")
+
+
+# The timer
+
+
+def _counting(name, log):
+    @contextmanager
+    def scope():
+        log.append(f"{name} in")
+        yield
+        log.append(f"{name} out")
+
+    return timing.Contender(name, lambda: log.append(name), scope)
+
+
+def test_interleaved_rotates_turns_and_leaves_one_call_before_each_untimed():
+    log = []
+    timings = timing.interleaved([_counting("a", log), _counting("b", log)], 2, settle=0, stretch=0)
+    a, b = ["a in", "a", "a", "a out"], ["b in", "b", "b", "b out"]
+    assert log == a + b + b + a
+    assert all(0 <= t.minimum <= t.median and (t.repeats, t.calls) == (2, 1) for t in timings.values())
+
+
+def test_interleaved_lets_a_contender_take_fewer_turns():
+    log = []
+    timings = timing.interleaved([_counting("a", log), _counting("b", log)], {"a": 3, "b": 1}, settle=0, stretch=0)
+    assert (log.count("a in"), log.count("b in")) == (3, 1)
+    assert (timings["a"].repeats, timings["b"].repeats) == (3, 1)
+
+
+def test_interleaved_fills_a_stretch_with_calls():
+    timings = timing.interleaved([timing.Contender("a", lambda: None)], 1, settle=0, stretch=1e-3)
+    assert timings["a"].calls > 1
+
+
+def test_interleaved_refuses_contenders_of_one_name():
+    with pytest.raises(ValueError, match="different names"):
+        timing.interleaved([_counting("a", []), _counting("a", [])], 1)
+
+
+# Right before fast
+
+
+@pytest.mark.parametrize("memory_format", peers.FORMATS)
+@pytest.mark.parametrize("op", OPS)
+def test_contender_computes_the_op(op, memory_format):
+    for problem in problems.load("short"):
+        operands = Operands.of(problem, "float32")
+        expected = checks.expected(problem, op, operands)
+        shape = {"forward": problem.output_shape, "grad_input": problem.input_shape, "grad_weight": problem.weight_shape}[op]
+        assert expected.shape == shape and expected.dtype == np.float64
+        contender = Fastcnn("reference", memory_format).contender(problem, op, operands)
+        assert checks.checked_error(contender, expected, "float32", checks.limit(problem, op, "float32")) > 0
+
+
+@pytest.mark.parametrize("memory_format", peers.FORMATS)
+@pytest.mark.parametrize("op", OPS)
+def test_torch_contender_computes_the_op(op, memory_format):
+    pytest.importorskip("torch")
+    for problem in problems.load("short"):
+        operands = Operands.of(problem, "float64")
+        contender = peers.Torch(memory_format).contender(problem, op, operands)
+        checks.checked_error(contender, checks.expected(problem, op, operands), "float64", checks.limit(problem, op, "float64"))
+
+
+def test_limit_notices_one_lost_product():
+    """A constant-sign sum makes every product visible: leave out one of k and the error passes the limit."""
+    (problem,) = problems.parse(["p 64 1 34 34 1 3 3 1 0 1 1"], "here")
+    operands = Operands.of(problem, "float32")
+    k = problem.N * math.prod(problem.output_shape[2:])
+    expected = checks.expected(problem, "grad_weight", operands)
+    lost = operands.grad_output.copy()
+    lost[0, 0, 16, 16] = 0
+    wrong = checks.expected(problem, "grad_weight", Operands(operands.input, operands.weight, lost))
+    assert k == 65_536
+    assert checks.error(wrong, expected) > checks.limit(problem, "grad_weight", "float32")
+
+
+def _settings(**changes):
+    defaults = {"lists": ["x"], "ops": ["forward"], "backend": "reference", "peers": [], "threads": 1, "dtype": "float32"}
+    return convs.Settings(**defaults | {"format": "nchw", "repeats": 2} | changes)
+
+
+class _Wrong:
+    """A library that is off by a little, or returns the wrong type or NaN."""
+
+    name = "torch nchw"
+
+    def __init__(self, spoil):
+        self.spoil = spoil
+        self.calls = 0
+
+    def contender(self, problem, op, operands):
+        right = Fastcnn("reference").contender(problem, op, operands).result()
+
+        def call():
+            self.calls += 1
+            return self.spoil(right)
+
+        return timing.Contender(self.name, call)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda r: r * 1.001, lambda r: np.where(np.arange(r.size).reshape(r.shape) == 0, np.nan, r), lambda r: r.astype("float64"), lambda r: r[:1]],
+    ids=["scaled", "nan", "dtype", "shape"],
+)
+def test_wrong_result_refuses_to_be_timed(spoil):
+    (problem,) = problems.parse([TINY], "here")
+    wrong = _Wrong(spoil)
+    row = convs.measure(problem, "forward", Operands.of(problem, "float32"), [Fastcnn("reference"), wrong], _settings())
+    assert wrong.calls == 1, "called to be checked, never to be timed"
+    assert list(row["results"][wrong.name]) == ["refused"]
+    assert "minimum" in row["results"]["reference"]
+
+
+def test_refused_row_is_printed_first_and_fails_the_run(monkeypatch, tiny_list, tmp_path, capsys):
+    right = Fastcnn.contender
+
+    def contender(self, problem, op, operands):
+        made = right(self, problem, op, operands)
+        spoiled = problem.name == "small" and operands.input.dtype == np.float32
+        return timing.Contender(made.name, lambda: made.call() + np.float32(1), made.scope) if spoiled else made
+
+    monkeypatch.setattr(Fastcnn, "contender", contender)
+    out = tmp_path / "out.json"
+    code = main([str(tiny_list), "--backend", "reference", "--peers", "none", "--ops", "forward", "--short", "--json", str(out)])
+    text = capsys.readouterr().out
+    assert code == 1
+    assert text.index("| small") < text.index("| tiny") and "WRONG" in text and "Wrong results, not timed" in text
+    assert json.loads(out.read_text())["refused"]
+
+
+# Tables
+
+
+def _row(name, ours, torch):
+    return {"call": name, "results": {"cpu": {"minimum": ours, "median": ours}, "torch nchw": {"minimum": torch, "median": torch}}}
+
+
+def test_rows_are_sorted_worst_first_and_lost_ones_stay():
+    settings = {"backend": "cpu", "peers": ["torch"]}
+    alone = {"call": "alone", "results": {"cpu": {"minimum": 1.0, "median": 1.0}}}
+    refused = {"call": "refused", "results": {"cpu": {"refused": "error"}}}
+    rows = [alone, _row("won", 1.0, 4.0), _row("lost", 2.0, 1.0), refused]
+    assert [row["call"] for row in sorted(rows, key=compare.worst_first(settings))] == ["refused", "lost", "won", "alone"]
+
+
+def test_ratio_is_against_the_better_layout():
+    results = {"cpu": {"minimum": 1.0}, "torch nchw": {"minimum": 3.0}, "torch channels_last": {"minimum": 2.0}}
+    assert compare.best(results, "torch") == "torch channels_last"
+    assert compare.ratio(results, "cpu", "torch") == 2.0
+    assert compare.ratio(results, "cpu", "reference") is None
+
+
+def test_table_is_markdown_with_numbers_to_the_right():
+    assert report.table(["name", "ms"], [["a|b", "1.5"], ["c", "-"]]).splitlines() == [
+        "| name |  ms |",
+        "| ---- | --: |",
+        "| a/b  | 1.5 |",
+        "| c    |   - |",
+    ]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.012345, "0.0123"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234"), (0, "0"), (None, "-")])
+def test_three_digits(value, text):
+    assert report.three_digits(value) == text
+
+
+# The commands
+
+
+def test_short_run_with_the_reference_alone(tiny_list):
+    """As a user starts it: a process of its own."""
+    command = [sys.executable, "-m", "bench", str(tiny_list), "--short", "--backend", "reference", "--peers", "none", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for words in ("#### forward", "#### grad_input", "#### grad_weight", "| tiny ", "| small ", "CPU:", "BLAS", "commit", "1 for each library"):
+        assert words in done.stdout
+    assert "2/2 small" in done.stderr
+
+
+def test_conv_run_writes_what_it_prints(tiny_list, tmp_path, capsys):
+    out = tmp_path / "results" / "conv.json"
+    arguments = ["--backend", "reference", "--peers", "none", "--dtype", "float64", "--format", "channels_last", "--short"]
+    assert main([str(tiny_list), *arguments, "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert capsys.readouterr().out == readme.render(document) + "\n"
+    assert len(document["rows"]) == 2 * len(OPS)
+    assert all(result["error"] < 1e-12 and result["repeats"] == 3 for row in document["rows"] for result in row["results"].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["no-such-list"], "no problem list"),
+        (["--ops", "sideways"], "'sideways' is none of"),
+        (["--backend", "abacus"], "no backend is called"),
+        (["--peers", "abacus"], "no peer is called"),
+        (["--threads", "0"], "0 is below 1"),
+        (["step", "no-such-recipe"], "no recipe"),
+    ],
+)
+def test_command_line_mistakes_are_named(arguments, complaint, capsys):
+    backend = [] if "--backend" in arguments else ["--backend", "reference"]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, *backend])
+    assert stop.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["step", "layers"])
+def test_recipes_run_on_the_reference_alone(command, capsys):
+    with use_backend("reference"):
+        assert main([command, "lenet", "--batch", "2", "--backend", "reference", "--peers", "none", "--short"]) == 0
+    assert "| lenet " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["step", "layers"])
+@pytest.mark.parametrize("name", recipes.names())
+def test_torch_twin_computes_what_the_recipe_does(command, name):
+    """A twin with another update rule, initialisation or layer order would be refused, and is not."""
+    pytest.importorskip("torch")
+    settings = steps.Settings([name], 4, "reference", ["torch"], 1, 1)
+    document = steps.run(command, settings, {})
+    assert document["refused"] == []
+    assert all(len(row["results"]) == 3 for row in document["rows"])
+
+
+def test_torch_twin_with_another_learning_rate_is_refused(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from bench import twin
+
+    monkeypatch.setattr(twin, "optimizer", lambda ours, parameters: torch.optim.SGD(parameters, lr=2 * ours.lr))
+    document = steps.run("step", steps.Settings(["lenet"], 4, "reference", ["torch"], 1, 1), {})
+    assert len(document["refused"]) == 2 and "off the reference" in document["refused"][0]
+
+
+def test_overhead_runs_on_the_reference_alone(capsys):
+    assert main(["overhead", "--backend", "reference", "--peers", "none", "--short"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in [*overhead.CALLS, "conv2d forward", "fastcnn.functional"])
+
+
+def test_overhead_calls_mean_the_same_in_torch():
+    pytest.importorskip("torch")
+    for call, expected, limit, contenders in overhead._calls("reference", ["torch"]):
+        assert len(contenders) == 2, call
+        for contender in contenders:
+            checks.checked_error(contender, expected, "float32", limit)
+
+
+def test_roofline_states_peak_and_bound(monkeypatch, capsys):
+    if not peers.compiled():
+        pytest.skip("the compiled backend is not built")
+    from bench import roofline
+
+    monkeypatch.setattr(roofline, "PROBE_SECONDS", 1e-4)
+    monkeypatch.setattr(roofline, "COPY_BYTES", 2**20)
+    monkeypatch.setattr(roofline, "load", lambda name: problems.parse(["tiny 1 16 6 6 16 3 3 1 1 1 1"], name))
+    assert main(["roofline", "--short", "--threads", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "float64 peak GFLOP/s" in text and "% bound" in text and text.count("| grad_weight ") == 8
+
+
+def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):
+    monkeypatch.setattr(peers.backends, "available", lambda: {"reference": None, "cpu": "not built"})
+    with pytest.raises(SystemExit):
+        main(["roofline", "--short"])
+    assert "the backend cpu cannot be used: not built" in capsys.readouterr().err
+
+
+# The README
+
+
+def test_readme_tables_come_from_results(tiny_list, tmp_path, capsys):
+    main([str(tiny_list), "--backend", "reference", "--peers", "none", "--short", "--json", str(tmp_path / "tiny.json")])
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.START}\nold\n{readme.END}\nafter\n")
+    assert readme.fill(page, tmp_path) == 1
+    once = page.read_text()
+    assert once.startswith("before\n") and once.endswith("\nafter\n") and "| tiny " in once and "old" not in once
+    readme.fill(page, tmp_path)
+    assert page.read_text() == once
+
+
+def test_readme_without_its_marks_is_refused(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="must hold"):
+        readme.fill(page, tmp_path)
+
+
+def test_readme_of_the_suite_shows_the_results_that_lie_beside_it(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text(readme.README.read_text(encoding="utf-8"), encoding="utf-8")
+    readme.fill(copy, readme.RESULTS)
+    assert copy.read_text(encoding="utf-8") == readme.README.read_text(encoding="utf-8"), "run python -m bench readme"
+
+
+def test_problem_is_frozen():
+    with pytest.raises(AttributeError):
+        Problem(*TINY.split()[:1], 1, 1, 1, 1, 1, 1, 1, (1, 1), (0, 0), (1, 1), 1).N = 2

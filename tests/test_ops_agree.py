@@ -1,0 +1,274 @@
+"""The compiled backend against the reference, op by op: on every instruction set of this machine, both dtypes, both memory formats and strided views.
+
+Inputs are small integers, so every order of summation is exact: results are compared bit for bit, and a lost or doubled tap cannot hide in a tolerance.
+"""
+
+import numpy as np
+import pytest
+
+from bench import problems
+from fastcnn.backends import reference
+from fastcnn.shapes import adaptive_windows, pool2d_output_size, resolve_padding
+
+cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
+
+PROBLEMS = {p.name: p for p in problems.load("correctness")}
+FORMATS = ("contiguous", "channels_last", "view")
+
+
+@pytest.fixture(params=cpu.available_isas())
+def isa(request):
+    before = cpu.isa()
+    cpu.set_isa(request.param)
+    yield request.param
+    cpu.set_isa(before)
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = cpu.get_num_threads()
+    cpu.set_num_threads(2)
+    yield
+    cpu.set_num_threads(before)
+
+
+def integers(rng, shape, dtype):
+    return rng.integers(-4, 5, shape).astype(dtype)
+
+
+def in_format(array, fmt):
+    """The same values: C-contiguous, channels-last, or a view with gaps and a reversed axis."""
+    if fmt == "contiguous":
+        return array
+    if fmt == "channels_last":
+        return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    wide = np.full([2 * n for n in array.shape], 77, array.dtype)
+    wide[::2, ::2, ::-2, ::2] = array
+    return wide[::2, ::2, ::-2, ::2]
+
+
+def same_bits(actual, expected):
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    assert np.array_equal(actual, expected), f"max difference {np.abs(actual - expected).max()} at {np.argwhere(actual != expected)[0]}"
+
+
+def in_memory_format(result, argument):
+    """Results of channels-last arguments are channels-last, all others C-contiguous (also where the argument is both, having one channel or one pixel)."""
+    channels_last = argument.transpose(0, 2, 3, 1).flags.c_contiguous and not argument.flags.c_contiguous
+    return (result.transpose(0, 2, 3, 1) if channels_last else result).flags.c_contiguous
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=lambda p: p.name)
+def test_conv2d_agrees(problem, isa, dtype, rng):
+    x, w, b = (integers(rng, shape, dtype) for shape in (problem.input_shape, problem.weight_shape, problem.O))
+    padding = resolve_padding(problem.padding, problem.kernel, problem.stride, problem.dilation)
+    options = (problem.stride, padding, problem.dilation, problem.groups)
+    y = reference.conv2d(x, w, b, *options)
+    g = integers(rng, y.shape, dtype)
+    grad_input = reference.conv2d_grad_input(g, w, x.shape, *options)
+    grad_weight = reference.conv2d_grad_weight(g, x, w.shape, *options)
+    for fmt in FORMATS:
+        xf, wf, gf = (in_format(a, fmt) for a in (x, w, g))
+        result = cpu.conv2d(xf, wf, b, *options)
+        same_bits(result, y)
+        assert in_memory_format(result, xf)
+        same_bits(cpu.conv2d(xf, w, None, *options), reference.conv2d(x, w, None, *options))
+        result = cpu.conv2d_grad_input(gf, wf, x.shape, *options)
+        same_bits(result, grad_input)
+        assert in_memory_format(result, gf)
+        same_bits(cpu.conv2d_grad_weight(gf, xf, w.shape, *options), grad_weight)
+        same_bits(cpu.conv2d_grad_bias(gf), g.sum(axis=(0, 2, 3)))
+
+
+def every_implementation(op):
+    return [pytest.param(op, impl, id=f"{op}-{impl.name}") for impl in cpu.select.IMPLEMENTATIONS[op]]
+
+
+@pytest.mark.parametrize(("op", "impl"), [p for op in ("conv2d", "conv2d_grad_input", "conv2d_grad_weight") for p in every_implementation(op)])
+def test_every_implementation_agrees_wherever_it_applies(op, impl, isa, dtype, rng):
+    """Also where an earlier one in the list would have been chosen."""
+    ran = 0
+    for problem in PROBLEMS.values():
+        x, w = (integers(rng, shape, dtype) for shape in (problem.input_shape, problem.weight_shape))
+        padding = resolve_padding(problem.padding, problem.kernel, problem.stride, problem.dilation)
+        options = (problem.stride, padding, problem.dilation, problem.groups)
+        g = integers(rng, problem.output_shape, dtype)
+        arguments = {"conv2d": (x, w, None), "conv2d_grad_input": (g, w, x.shape), "conv2d_grad_weight": (g, x, w.shape)}[op]
+        if impl.declines and impl.declines(*arguments, *options) is not None:
+            continue
+        ran += 1
+        same_bits(impl.function(*arguments, *options), getattr(reference, op)(*arguments, *options))
+    assert ran, f"no problem of the list reaches {op} {impl.name}"
+
+
+@pytest.mark.parametrize("padding", [((0, 1), (0, 1)), ((1, 0), (2, 0)), ((0, 3), (1, 2)), ((5, 5), (4, 6))], ids=str)
+def test_conv2d_with_asymmetric_padding_agrees(padding, isa, dtype, rng):
+    x, w, b = integers(rng, (2, 5, 9, 8), dtype), integers(rng, (6, 5, 4, 2), dtype), integers(rng, 6, dtype)
+    for stride in ((1, 1), (2, 3)):
+        options = (stride, padding, (1, 1), 1)
+        y = reference.conv2d(x, w, b, *options)
+        g = integers(rng, y.shape, dtype)
+        same_bits(cpu.conv2d(x, w, b, *options), y)
+        same_bits(cpu.conv2d_grad_input(g, w, x.shape, *options), reference.conv2d_grad_input(g, w, x.shape, *options))
+        same_bits(cpu.conv2d_grad_weight(g, x, w.shape, *options), reference.conv2d_grad_weight(g, x, w.shape, *options))
+
+
+@pytest.mark.parametrize("m", [0, 1, 7, 8, 9, 64, 515])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (1, 17), (15, 1), (16, 16), (33, 31), (400, 120), (1300, 10)])
+def test_linear_agrees(m, inputs, outputs, isa, dtype, rng):
+    x, w, b, g = (integers(rng, shape, dtype) for shape in ((m, inputs), (outputs, inputs), outputs, (m, outputs)))
+    same_bits(cpu.linear(x, w, b), x @ w.T + b)
+    same_bits(cpu.linear(x[::-1], w, None), x[::-1] @ w.T)
+    same_bits(cpu.linear(np.asfortranarray(x), np.asfortranarray(w), b), x @ w.T + b)
+    same_bits(cpu.linear_grad_input(g, w), g @ w)
+    same_bits(cpu.linear_grad_weight(g, x), g.T @ x)
+    same_bits(cpu.linear_grad_bias(g), g.sum(axis=0))
+
+
+# (N, C, H, W), kernel, stride, padding, dilation, ceil_mode
+POOLS = [
+    ((2, 3, 4, 4), (2, 2), (2, 2), (0, 0), (1, 1), False),
+    ((2, 1, 32, 32), (2, 2), (2, 2), (0, 0), (1, 1), False),
+    ((1, 17, 15, 33), (3, 3), (2, 2), (1, 1), (1, 1), False),
+    ((2, 33, 9, 7), (3, 2), (1, 3), (1, 0), (1, 1), True),
+    ((2, 16, 11, 34), (3, 3), (1, 1), (1, 1), (2, 3), False),
+    ((3, 5, 8, 70), (2, 5), (3, 2), (1, 2), (1, 1), True),
+    ((2, 4, 5, 6), (5, 6), (1, 1), (0, 0), (1, 1), False),
+    ((1, 1, 1, 1), (1, 1), (1, 1), (0, 0), (1, 1), False),
+    ((0, 3, 6, 6), (2, 2), (2, 2), (0, 0), (1, 1), False),
+]
+
+
+@pytest.mark.parametrize("case", POOLS, ids=str)
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_max_pool2d_agrees(case, fmt, isa, dtype, rng):
+    shape, kernel, stride, padding, dilation, ceil_mode = case
+    size = pool2d_output_size(shape[2:], kernel, stride, padding, dilation, ceil_mode)
+    x = integers(rng, shape, dtype)  # nine values in windows of up to thirty pixels: ties everywhere
+    expected, where = reference.max_pool2d(x, kernel, stride, padding, dilation, size)
+    output, indices = cpu.max_pool2d(in_format(x, fmt), kernel, stride, padding, dilation, size)
+    same_bits(output, expected)
+    same_bits(indices, where)
+    assert in_memory_format(output, in_format(x, fmt))
+    g = integers(rng, output.shape, dtype)
+    same_bits(cpu.max_pool2d_backward(in_format(g, fmt), indices, shape), reference.max_pool2d_backward(g, where, shape))
+
+
+@pytest.mark.parametrize("case", POOLS, ids=str)
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("divisor", ["pad", "inside", 4])
+def test_avg_pool2d_agrees(case, fmt, divisor, isa, dtype, rng):
+    shape, kernel, stride, padding, _, ceil_mode = case
+    size = pool2d_output_size(shape[2:], kernel, stride, padding, (1, 1), ceil_mode)
+    x = integers(rng, shape, dtype)
+    options = (kernel, stride, padding, size, divisor != "inside", 4 if divisor == 4 else None)
+    output = cpu.avg_pool2d(in_format(x, fmt), *options)
+    expected = reference.avg_pool2d(x, *options)
+    assert output.dtype == dtype
+    np.testing.assert_allclose(output, expected, rtol=4 * np.finfo(dtype).eps, atol=0)  # exact sums, one rounding each in 1/n and the product
+    g = integers(rng, output.shape, dtype)
+    options = (shape, kernel, stride, padding, options[4], options[5])
+    np.testing.assert_allclose(cpu.avg_pool2d_backward(in_format(g, fmt), *options), reference.avg_pool2d_backward(g, *options), rtol=0, atol=64 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(("size", "output_size"), [((8, 8), (1, 1)), ((8, 8), (4, 2)), ((7, 9), (3, 4)), ((3, 2), (5, 6)), ((1, 1), (1, 1)), ((33, 34), (1, 17))], ids=str)
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_adaptive_pools_agree(size, output_size, fmt, isa, dtype, rng):
+    assert len(adaptive_windows(size[0], output_size[0])) in (2, output_size[0])
+    x = integers(rng, (2, 17, *size), dtype)
+    expected, where = reference.adaptive_max_pool2d(x, output_size)
+    output, indices = cpu.adaptive_max_pool2d(in_format(x, fmt), output_size)
+    same_bits(output, expected)
+    same_bits(indices, where)
+    output = cpu.adaptive_avg_pool2d(in_format(x, fmt), output_size)
+    np.testing.assert_allclose(output, reference.adaptive_avg_pool2d(x, output_size), rtol=4 * np.finfo(dtype).eps, atol=0)
+    g = integers(rng, output.shape, dtype)
+    np.testing.assert_allclose(cpu.adaptive_avg_pool2d_backward(in_format(g, fmt), x.shape), reference.adaptive_avg_pool2d_backward(g, x.shape), rtol=0,
+                               atol=64 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_max_pool2d_of_special_values_agrees(value, isa, dtype, rng):
+    x = integers(rng, (2, 19, 8, 8), dtype)
+    x[rng.random(x.shape) < 0.3] = value
+    for fmt in FORMATS:
+        options = ((3, 3), (2, 2), (1, 1), (1, 1), (4, 4))
+        output, indices = cpu.max_pool2d(in_format(x, fmt), *options)
+        expected, where = reference.max_pool2d(x, *options)
+        np.testing.assert_array_equal(output, expected)
+        np.testing.assert_array_equal(indices, where)
+
+
+def test_max_pool2d_backward_refuses_foreign_indices(rng):
+    g = np.ones((1, 1, 2, 2), np.float32)
+    for index in (-1, 16):
+        indices = np.array([[[[0, 1], [2, index]]]])
+        with pytest.raises(ValueError, match=r"indices must lie in \[0, 16\)"):
+            cpu.max_pool2d_backward(g, indices, (1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS.values() if p.groups == 1], ids=lambda p: p.name)
+def test_unfold_and_fold_agree(problem, dtype, rng):
+    x = integers(rng, problem.input_shape, dtype)
+    options = (problem.kernel, problem.dilation, problem.padding, problem.stride)
+    columns = reference.unfold(x, *options)
+    for fmt in FORMATS:
+        same_bits(cpu.unfold(in_format(x, fmt), *options), columns)
+    g = integers(rng, columns.shape, dtype)
+    same_bits(cpu.fold(g, x.shape[2:], *options), reference.fold(g, x.shape[2:], *options))
+    same_bits(cpu.fold(np.asfortranarray(g), x.shape[2:], *options), reference.fold(g, x.shape[2:], *options))
+
+
+ACTIVATIONS = [
+    ("relu", ()), ("leaky_relu", (0.01,)), ("elu", (1.3,)), ("selu", ()), ("gelu", ("none",)), ("gelu", ("tanh",)), ("silu", ()), ("softplus", (1.5, 20.0)),
+    ("sigmoid", ()), ("tanh", ()),
+]
+
+
+@pytest.mark.parametrize(("op", "options"), ACTIVATIONS, ids=lambda v: str(v))
+def test_activations_agree(op, options, isa, dtype, rng):
+    """Within a few units in the last place of the float64 reference, over the whole range, tails of every length, special values included."""
+    eps = np.finfo(dtype).eps
+    x = np.concatenate([rng.normal(0, 3, 4000), rng.normal(0, 1e-3, 500), rng.uniform(-120, 120, 500), [0.0, -0.0, np.inf, -np.inf, np.nan, 1e4, -1e4, 5e-39]])
+    x = x.astype(dtype)
+    g = rng.normal(0, 1, x.shape).astype(dtype)
+    with np.errstate(all="ignore"):
+        expected = getattr(reference, op)(x.astype(np.float64), *options)
+        at = expected if op in ("sigmoid", "tanh") else x.astype(np.float64)
+        expected_grad = getattr(reference, f"{op}_backward")(g.astype(np.float64), at, *options)
+    loose = 10 if op == "gelu" else 1  # 1 + tanh and 1 - tanh^2 cancel for large |x|, and x multiplies what is left
+    for tail in range(18):  # every tail length of every vector width
+        xs, gs = x[tail:], g[tail:]
+        result = getattr(cpu, op)(xs, *options)
+        assert result.dtype == dtype
+        np.testing.assert_allclose(result, expected[tail:], rtol=16 * eps, atol=8 * eps * loose)
+        grad = getattr(cpu, f"{op}_backward")(gs, at[tail:].astype(dtype), *options)
+        np.testing.assert_allclose(grad, expected_grad[tail:], rtol=32 * eps, atol=32 * eps * loose)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 17, 1, 1), (64, 1, 3, 3), (3, 33, 20, 20), (5, 16, 1, 9)], ids=str)
+def test_batch_norm_agrees(shape, fmt, isa, dtype, rng):
+    x, g = rng.normal(3, 2, shape).astype(dtype), rng.normal(0, 1, shape).astype(dtype)
+    w, b = rng.normal(1, 0.3, shape[1]).astype(dtype), rng.normal(0, 1, shape[1]).astype(dtype)
+    eps = np.finfo(dtype).eps
+    double = [a.astype(np.float64) for a in (x, w, b)]
+    expected, mean, var = reference.batch_norm(*double, None, None, 1e-5)
+    output, m, v = cpu.batch_norm(in_format(x, fmt), w, b, None, None, 1e-5)
+    assert output.dtype == m.dtype == v.dtype == dtype
+    assert in_memory_format(output, in_format(x, fmt))
+    np.testing.assert_allclose(m, mean, rtol=8 * eps)
+    np.testing.assert_allclose(v, var, rtol=64 * eps, atol=eps)
+    if np.prod(shape) > shape[1]:  # one pixel per channel has no variance: its gradient is 0 / sqrt(eps) noise
+        np.testing.assert_allclose(output, expected, rtol=0, atol=64 * eps)
+        expected = reference.batch_norm_backward(g.astype(np.float64), *double[:2], mean, var, 1e-5, True)
+        for a, e in zip(cpu.batch_norm_backward(in_format(g, fmt), in_format(x, fmt), w, m, v, 1e-5, True), expected, strict=True):
+            np.testing.assert_allclose(a, e, rtol=64 * eps, atol=256 * eps * max(1, np.abs(e).max()))
+    given = cpu.batch_norm(in_format(x, fmt), None, None, m, v, 1e-5)[0]
+    # one rounding each of x * scale and mean * scale, which cancel
+    bound = 4 * eps * np.abs(x).max() / np.sqrt(v.min() + 1e-5)
+    np.testing.assert_allclose(given, reference.batch_norm(double[0], None, None, m.astype(np.float64), v.astype(np.float64), 1e-5)[0], rtol=0, atol=bound)
+    for a, e in zip(cpu.batch_norm_backward(in_format(g, fmt), x, None, m, v, 1e-5, False),
+                    reference.batch_norm_backward(g.astype(np.float64), double[0], None, m.astype(np.float64), v.astype(np.float64), 1e-5, False), strict=True):
+        np.testing.assert_allclose(a, e, rtol=64 * eps, atol=256 * eps * max(1, np.abs(e).max()))

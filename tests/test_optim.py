@@ -1,0 +1,263 @@
+"""Optimizers against torch's over many steps, packing and splitting of parameters, state, errors."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from fastcnn.nn.parameter import Parameter
+from fastcnn.optim import SGD, Adagrad, Adam, AdamW, RMSprop, blocks
+
+KINDS = {"SGD": SGD, "Adagrad": Adagrad, "RMSprop": RMSprop, "Adam": Adam, "AdamW": AdamW}
+CASES = {
+    "sgd": ("SGD", {"lr": 0.1}),
+    "sgd_default_lr": ("SGD", {}),
+    "sgd_weight_decay": ("SGD", {"lr": 0.1, "weight_decay": 0.02}),
+    "sgd_momentum": ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    "sgd_dampening": ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.4, "weight_decay": 0.01}),
+    "sgd_nesterov": ("SGD", {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01}),
+    "sgd_maximize": ("SGD", {"lr": 0.1, "momentum": 0.8, "maximize": True}),
+    "sgd_maximize_weight_decay": ("SGD", {"lr": 0.1, "maximize": True, "weight_decay": 0.1}),
+    "adagrad": ("Adagrad", {}),
+    "adagrad_options": ("Adagrad", {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-6}),
+    "rmsprop": ("RMSprop", {}),
+    "rmsprop_momentum": ("RMSprop", {"lr": 0.02, "alpha": 0.9, "momentum": 0.9, "weight_decay": 0.1}),
+    "rmsprop_centered": ("RMSprop", {"alpha": 0.8, "centered": True, "eps": 1e-3}),
+    "rmsprop_centered_momentum": ("RMSprop", {"alpha": 0.8, "centered": True, "eps": 1e-3, "momentum": 0.5}),
+    "adam": ("Adam", {}),
+    "adam_options": ("Adam", {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1}),
+    "adam_amsgrad": ("Adam", {"lr": 0.03, "amsgrad": True, "maximize": True}),
+    "adamw": ("AdamW", {}),
+    "adamw_options": ("AdamW", {"lr": 0.03, "betas": (0.7, 0.9), "weight_decay": 0.3, "amsgrad": True}),
+}
+# Small ones that share a block, one that is split, one between that cannot join either side, a scalar, an empty one.
+SHAPES = [(3, 2), (5,), (), (0, 4), (130, 300), (7,), (2, 3, 3, 3)]
+
+
+def gradients(rng, shapes, dtype):
+    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("name", CASES)
+def test_optimizer_agrees_with_torch(name, dtype):
+    torch = pytest.importorskip("torch")
+    kind, options = CASES[name]
+    rng = np.random.default_rng(0)
+    starts = gradients(rng, SHAPES, dtype)
+    ours = [Parameter(start.copy()) for start in starts]
+    theirs = [torch.nn.Parameter(torch.tensor(start)) for start in starts]
+    optimizer, reference = KINDS[kind](ours, **options), getattr(torch.optim, kind)(theirs, **options)
+    for step in range(6):
+        for index, grad in enumerate(gradients(rng, SHAPES, dtype)):
+            skipped = step in (1, 2) and index == 1  # a parameter without a gradient does not count the step
+            ours[index].grad = None if skipped else grad
+            theirs[index].grad = None if skipped else torch.tensor(grad)
+        optimizer.step()
+        reference.step()
+    tolerance = 1e-6 if dtype == np.float32 else 1e-12
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(our.data, their.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_optimizer_gives_the_same_bits_packed_split_or_strided(name, monkeypatch):
+    kind, options = CASES[name]
+    results = []
+    for block, layout in [(1 << 14, "c"), (1 << 30, "c"), (1, "c"), (64, "c"), (64, "channels_last"), (64, "strided_grad")]:
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        rng = np.random.default_rng(1)
+        shapes = [(4, 3, 3, 2), (9,), (33, 5), (2,)]
+        params = [Parameter(array) for array in gradients(rng, shapes, np.float32)]
+        if layout == "channels_last":
+            params[0].data = np.ascontiguousarray(params[0].data.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        optimizer = KINDS[kind](params, **options)
+        for _ in range(3):
+            for param, grad in zip(params, gradients(rng, shapes, np.float32), strict=True):
+                param.grad = np.repeat(grad, 2, axis=0)[::2] if layout == "strided_grad" else grad
+            optimizer.step()
+        results.append([param.data.copy() for param in params])
+    for result in results[1:]:
+        for array, expected in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_optimizer_updates_in_place_and_leaves_gradients_untouched(name):
+    kind, options = CASES[name]
+    rng = np.random.default_rng(2)
+    params = [Parameter(array) for array in gradients(rng, SHAPES, np.float32)]
+    arrays, before = [param.data for param in params], [param.data.copy() for param in params]
+    grads = gradients(rng, SHAPES, np.float32)
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+        grad.flags.writeable = False
+    KINDS[kind](params, **options).step()
+    for param, array, old in zip(params, arrays, before, strict=True):
+        assert param.data is array
+        assert array.size == 0 or not np.array_equal(array, old)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_optimizer_skips_frozen_parameters(name):
+    kind, options = CASES[name]
+    frozen, bare, trained = (Parameter(np.ones(3, np.float32)) for _ in range(3))
+    optimizer = KINDS[kind]([frozen, bare, trained], **options)
+    frozen.requires_grad = False
+    frozen.grad, trained.grad = np.ones(3, np.float32), np.ones(3, np.float32)
+    optimizer.step()
+    optimizer.step()
+    assert (frozen.data == 1).all() and (bare.data == 1).all() and (trained.data != 1).all()
+    frozen.requires_grad = True  # thawed: its own step count starts now
+    trained.grad = None
+    alone = Parameter(np.ones(3, np.float32))
+    alone.grad = np.ones(3, np.float32)
+    optimizer.step()
+    KINDS[kind]([alone], **options).step()
+    np.testing.assert_array_equal(frozen.data, alone.data)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_optimizer_resumes_from_state_dict(name):
+    kind, options = CASES[name]
+    rng = np.random.default_rng(3)
+    first = [Parameter(array) for array in gradients(rng, SHAPES, np.float32)]
+    optimizer = KINDS[kind](first, **options)
+
+    def step(optimizer, params, seed):
+        for param, grad in zip(params, gradients(np.random.default_rng(seed), SHAPES, np.float32), strict=True):
+            param.grad = grad
+        optimizer.step()
+
+    step(optimizer, first, 10)
+    step(optimizer, first, 11)
+    state = optimizer.state_dict()
+    assert all(isinstance(value, (int, float, np.ndarray)) for value in state.values())
+    second = [Parameter(param.data.copy()) for param in first]
+    resumed = KINDS[kind](second, lr=0.77)
+    resumed.load_state_dict(state)
+    assert resumed.lr == optimizer.lr
+    step(optimizer, first, 12)
+    step(resumed, second, 12)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+    assert "step" in state and state["step"].tolist() == [2] * len(SHAPES)  # copies: later steps do not change them
+
+
+@pytest.mark.parametrize("transfer", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
+def test_optimizer_copied_with_its_parameters_updates_the_copies(transfer):
+    params = [Parameter(np.ones(3))]
+    optimizer = Adam(params)
+    params[0].grad = np.ones(3)
+    optimizer.step()
+    params2, optimizer2 = transfer((params, optimizer))
+    for parameters, opt in ((params, optimizer), (params2, optimizer2)):
+        parameters[0].grad = np.full(3, 2.0)
+        opt.step()
+    assert params2[0] is not params[0]
+    np.testing.assert_array_equal(params2[0].data, params[0].data)
+
+
+def test_optimizer_follows_data_rebound_to_another_array():
+    param = Parameter(np.zeros(4))
+    optimizer = SGD([param], lr=1.0)
+    for _ in range(2):
+        param.grad = np.ones(4)
+        optimizer.step()
+        param.data = param.data.copy()
+    np.testing.assert_array_equal(param.data, np.full(4, -2.0))
+
+
+def test_optimizer_keeps_two_dtypes_apart():
+    params = [Parameter(np.ones(3, np.float32)), Parameter(np.ones(3, np.float64)), Parameter(np.ones(3, np.float32))]
+    optimizer = Adam(params, lr=0.5)
+    for param in params:
+        param.grad = np.ones(3, param.dtype)
+    optimizer.step()
+    for param in params:
+        np.testing.assert_allclose(param.data, 0.5, rtol=1e-6)
+        assert param.data.dtype == param.grad.dtype
+
+
+def test_adam_first_step_is_lr_whatever_the_gradient():
+    param = Parameter(np.zeros(3))
+    param.grad = np.array([1e-3, -5.0, 1e4])
+    Adam([param], lr=0.01, eps=0.0).step()
+    np.testing.assert_allclose(param.data, [-0.01, 0.01, -0.01], rtol=1e-12)
+
+
+def test_adam_propagates_nan():
+    param = Parameter(np.zeros(3))
+    param.grad = np.array([1.0, np.nan, 1.0])
+    Adam([param]).step()
+    assert np.isnan(param.data).tolist() == [False, True, False]
+
+
+def test_zero_grad():
+    param = Parameter(np.zeros(3))
+    optimizer = SGD([param], lr=1.0)
+    param.grad = np.ones(3)
+    optimizer.zero_grad(set_to_none=False)
+    assert (param.grad == 0).all()
+    optimizer.zero_grad()
+    assert param.grad is None
+
+
+@pytest.mark.parametrize(
+    "build, error, message",
+    [
+        (lambda p: SGD([]), ValueError, "params is empty"),
+        (lambda p: SGD([p, p]), ValueError, "the same Parameter twice"),
+        (lambda p: SGD([np.ones(3)]), TypeError, "item 0 is a ndarray"),
+        (lambda p: SGD([{"params": [p]}]), TypeError, "item 0 is a dict"),
+        (lambda p: SGD([p], lr=-1), ValueError, "lr must be 0 or more, got -1"),
+        (lambda p: SGD([p], momentum=-1), ValueError, "momentum must be 0 or more"),
+        (lambda p: SGD([p], nesterov=True), ValueError, "nesterov needs momentum above 0"),
+        (lambda p: SGD([p], momentum=0.9, dampening=0.1, nesterov=True), ValueError, "dampening 0.1"),
+        (lambda p: Adam([p], betas=(1.0, 0.9)), ValueError, "beta1 must be at least 0 and below 1, got 1.0"),
+        (lambda p: Adam([p], eps=float("nan")), ValueError, "eps must be 0 or more, got nan"),
+        (lambda p: AdamW([p], weight_decay=-0.1), ValueError, "weight_decay must be 0 or more"),
+        (lambda p: RMSprop([p], alpha=-0.1), ValueError, "alpha"),
+        (lambda p: Adagrad([p], lr_decay=-0.1), ValueError, "lr_decay"),
+    ],
+)
+def test_optimizer_rejects(build, error, message):
+    with pytest.raises(error, match=message):
+        build(Parameter(np.ones(3)))
+
+
+def test_optimizer_names_a_gradient_or_parameter_that_does_not_fit():
+    param = Parameter(np.ones((2, 3)))
+    optimizer = SGD([param])
+    param.grad = np.ones((1, 3))
+    with pytest.raises(ValueError, match="parameter 0 was 2x3 and is now 2x3, its gradient is 1x3"):
+        optimizer.step()
+    param.grad = np.ones((2, 3), np.float32)
+    with pytest.raises(TypeError, match="parameter 0 is float64 but its gradient is float32"):
+        optimizer.step()
+    param.data = param.data.astype(np.float32)
+    with pytest.raises(TypeError, match="was float64 and is now float32: convert a model before building its optimizer"):
+        optimizer.step()
+
+
+def test_load_state_dict_names_every_fault():
+    params = [Parameter(np.ones(3)), Parameter(np.ones((2, 2)))]
+    optimizer = Adam(params)
+    for param in params:
+        param.grad = np.ones(param.shape)
+    optimizer.step()
+    state = optimizer.state_dict()
+    del state["eps"], state["exp_avg.1"]
+    state["exp_avg_sq.0"] = np.ones(4)
+    state["momentum_buffer.0"] = np.ones(3)
+    with pytest.raises(ValueError) as caught:
+        optimizer.load_state_dict(state)
+    for text in ("missing key 'eps'", "missing key 'exp_avg.1'", "'exp_avg_sq.0' is 4 in the state_dict but 3 in", "unexpected key 'momentum_buffer.0'"):
+        assert text in str(caught.value)
+    with pytest.raises(ValueError, match="'step' is for 2 parameters but there are 1"):
+        Adam([Parameter(np.ones(3))]).load_state_dict(optimizer.state_dict())
+
+
+def test_repr_shows_the_options():
+    assert repr(Adam([Parameter(np.ones(3))])) == "Adam(lr=0.001, betas=(0.9, 0.999), eps=1e-08, amsgrad=False, weight_decay=0.0; 1 parameters)"
