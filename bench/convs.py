@@ -34,8 +34,9 @@ def run(settings: Settings, header: dict[str, str], peak: float | None) -> dict:
         print(f"{number}/{len(problems)} {problem.name} {problem}", file=sys.stderr)
         operands = Operands.of(problem, settings.dtype)
         for op in settings.ops:
-            row = measure(problem, op, operands, libraries(settings.backend, settings.peers, settings.format), settings)
-            rows.append({"list": name} | row)
+            ours, *others = libraries(settings.backend, settings.peers, settings.format)
+            row = measure(problem, op, operands, [ours, *others], settings)
+            rows.append({"list": name, "implementation": ours.implementation(problem, op, operands)} | row)
             refused += compare.refusals(f"{problem.name} {op}", row["results"])
     return {"kind": KIND, "header": header, "settings": asdict(settings), "peak": peak, "refused": refused, "rows": rows}
 
@@ -69,7 +70,7 @@ def render(document: dict) -> str:
         "- error: max |difference| / max |float64 reference|",
         f"- FMA peak: {report.three_digits(peak / 1e9)} GFLOP/s" if peak else "- FMA peak: not measured (it takes the compiled backend)",
     ]
-    columns = ["problem", "shape", settings["backend"], "median", "GFLOP/s", "% peak", "error", *compare.RIVAL_COLUMNS, "error"]
+    columns = ["problem", "shape", "implementation", settings["backend"], "median", "GFLOP/s", "% peak", "error", *compare.RIVAL_COLUMNS, "error"]
     for op in settings["ops"]:
         rows = sorted((row for row in document["rows"] if row["op"] == op), key=compare.worst_first(settings))
         cells = [_cells(row, settings["backend"], peak) for row in rows]
@@ -84,6 +85,7 @@ def _cells(row: dict, backend: str, peak: float | None) -> list[str]:
     return [
         row["problem"],
         row["shape"],
+        row["implementation"],
         *compare.our_cells(results, backend, report.milliseconds),
         report.three_digits(speed and speed / 1e9),
         report.percent(speed and peak and speed / peak),

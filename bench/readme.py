@@ -26,6 +26,5 @@ def fill(readme: Path, results: Path) -> int:
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ValueError(f"{readme.name} must hold {START} and {END} once each, in this order")
     before, after = text.partition(START)[0], text.partition(END)[2]
-    tables = "\n\n".join(map(render, documents))
-    readme.write_text(f"{before}{START}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
+    readme.write_text(before + "\n\n".join([START, *map(render, documents), END]) + after, encoding="utf-8")
     return len(documents)

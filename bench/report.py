@@ -1,6 +1,7 @@
 """Tables that read well on a terminal and are Markdown at the same time, and the header above them."""
 
 import math
+import re
 from collections.abc import Sequence
 
 MISSING = "-"
@@ -57,7 +58,7 @@ def three_digits(value: float | None) -> str:
 
 
 def _looks_numeric(cell: str) -> bool:
-    return cell == MISSING or cell[:1].isdigit()
+    return cell == MISSING or re.fullmatch(r"[0-9.]+(e[+-][0-9]+)?(x| %)?", cell) is not None
 
 
 def _pad(cell: str, width: int, right: bool) -> str:

@@ -11,10 +11,9 @@ import time
 import numpy as np
 
 from bench import checks, report
-from bench.peers import OPS, Fastcnn, Operands
+from bench.peers import FORMATS, OPS, Fastcnn, Operands
 from bench.problems import Problem, load
 from bench.timing import interleaved
-from fastcnn import backend
 
 KIND = "roofline"
 
@@ -29,16 +28,15 @@ def fma_peak(dtype: str, threads: int, repeats: int = 5) -> float:
     """Floating-point operations per second of a register-only multiply-add loop on `threads` threads; best of `repeats`."""
     from fastcnn.backends import cpu
 
-    def run(iterations: int) -> float:
+    def run(iterations: int) -> tuple[float, float]:
         start = time.perf_counter()
         flops = cpu.fma_probe(dtype, iterations, threads)
-        seconds = time.perf_counter() - start
-        return flops / seconds if seconds >= PROBE_SECONDS else 0.0
+        return flops, time.perf_counter() - start
 
     iterations = 1 << 16
-    while not run(iterations):
+    while run(iterations)[1] < PROBE_SECONDS:
         iterations *= 2
-    return max(run(2 * iterations) for _ in range(repeats))
+    return max(flops / seconds for flops, seconds in (run(iterations) for _ in range(repeats)))
 
 
 def copy_bandwidth(threads: int, repeats: int = 5) -> float:
@@ -46,59 +44,44 @@ def copy_bandwidth(threads: int, repeats: int = 5) -> float:
     from fastcnn.backends import cpu
 
     source = np.ones(COPY_BYTES // 4, np.float32)
-    target = np.zeros_like(source)  # the first copy below touches every page, so that none is faulted in on the clock
-    cpu.copy_probe(target, source, threads)
-    best = 0.0
-    for _ in range(repeats):
+    target = np.zeros_like(source)
+    cpu.copy_probe(target, source, threads)  # touches every page, so that none is faulted in on the clock
+
+    def run() -> float:
         start = time.perf_counter()
         moved = cpu.copy_probe(target, source, threads)
-        best = max(best, moved / (time.perf_counter() - start))
-    return best
+        return moved / (time.perf_counter() - start)
+
+    return max(run() for _ in range(repeats))
 
 
 def run(threads: int, header: dict[str, str], repeats: int) -> dict:
-    """Peaks and bandwidth on one and on all threads, then the layer of shapes/roofline.txt on each."""
-    counts = sorted({1, threads})
-    machine = {str(count): {"float32": fma_peak("float32", count), "float64": fma_peak("float64", count), "copy": copy_bandwidth(count)} for count in counts}
-    rows = []
-    for problem in load("roofline"):
-        for count in counts:
-            backend.set_num_threads(count)
-            for dtype in ("float32", "float64"):
-                rows += _layer(problem, dtype, count, machine[str(count)], repeats)
-    backend.set_num_threads(threads)
-    return {"kind": KIND, "header": header, "settings": {"threads": threads, "repeats": repeats}, "refused": [], "machine": machine, "rows": rows}
+    """Peaks and bandwidth on one and on all threads, then the layer of shapes/roofline.txt on all."""
+    machine = {
+        str(count): {"float32": fma_peak("float32", count), "float64": fma_peak("float64", count), "copy": copy_bandwidth(count)}
+        for count in sorted({1, threads})
+    }
+    cases = [("float32", "direct"), ("float32", "auto"), ("float64", "direct")]  # float64 has no other algorithm than direct
+    (problem,) = load("roofline")
+    rows = [row for dtype, algorithm in cases for row in _layer(problem, dtype, algorithm, machine[str(threads)], repeats)]
+    settings = {"threads": threads, "repeats": repeats, "problem": problem.name, "shape": str(problem)}
+    return {"kind": KIND, "header": header, "settings": settings, "refused": [], "machine": machine, "rows": rows}
 
 
-def _layer(problem: Problem, dtype: str, threads: int, machine: dict[str, float], repeats: int) -> list[dict]:
+def _layer(problem: Problem, dtype: str, algorithm: str, limits: dict[str, float], repeats: int) -> list[dict]:
     operands = Operands.of(problem, dtype)
     intensity = problem.flops / (problem.elements * operands.input.itemsize)
+    bound = min(limits[dtype], intensity * limits["copy"])
     rows = []
     for op in OPS:
         expected = checks.expected(problem, op, operands)
-        for algorithm in ("direct", "auto"):
-            for memory_format in ("nchw", "channels_last"):
-                contender = Fastcnn("cpu", memory_format, algorithm).contender(problem, op, operands)
-                error = checks.checked_error(contender, expected, dtype, checks.limit(problem, op, dtype))
-                timing = interleaved([contender], repeats)[contender.name]
-                rows.append(
-                    {
-                        "problem": problem.name,
-                        "shape": str(problem),
-                        "op": op,
-                        "dtype": dtype,
-                        "threads": threads,
-                        "format": memory_format,
-                        "algorithm": algorithm,
-                        "error": error,
-                        "minimum": timing.minimum,
-                        "median": timing.median,
-                        "speed": problem.flops / timing.minimum,
-                        "intensity": intensity,
-                        "bound": min(machine[dtype], intensity * machine["copy"]),
-                        "peak": machine[dtype],
-                    }
-                )
+        for memory_format in FORMATS:
+            contender = Fastcnn("cpu", memory_format, algorithm).contender(problem, op, operands)
+            error = checks.checked_error(contender, expected, dtype, checks.limit(problem, op, dtype))
+            timing = interleaved([contender], repeats)[contender.name]
+            case = {"op": op, "dtype": dtype, "format": memory_format, "algorithm": algorithm}
+            times = {"minimum": timing.minimum, "median": timing.median, "speed": problem.flops / timing.minimum}
+            rows.append(case | times | {"error": error, "intensity": intensity, "bound": bound, "peak": limits[dtype]})
     return rows
 
 
@@ -110,7 +93,6 @@ def render(document: dict) -> str:
         [
             row["op"],
             row["dtype"],
-            str(row["threads"]),
             row["format"],
             row["algorithm"],
             report.milliseconds(row["minimum"]),
@@ -125,17 +107,17 @@ def render(document: dict) -> str:
         for row in document["rows"]
     ]
     columns = [
-        "op", "dtype", "threads", "format", "algorithm", "ms", "median", "GFLOP/s", "% peak",
+        "op", "dtype", "format", "algorithm", "ms", "median", "GFLOP/s", "% peak",
         "flop/byte", "bound GFLOP/s", "% bound", "error",
     ]  # fmt: skip
-    problem = document["rows"][0]
+    settings = document["settings"]
     return "\n".join(
         [
             "### Roofline",
             report.header(document["header"]),
             "\n" + report.table(["threads", "float32 peak GFLOP/s", "float64 peak GFLOP/s", "copy GB/s"], limits),
-            f"\nThe layer {problem['problem']} ({problem['shape']}), minimum and median of {document['settings']['repeats']} turns; "
-            "GFLOP/s count the direct algorithm's operations, so a Winograd row, which does fewer, may pass 100 %.\n",
+            f"\nThe layer {settings['problem']} ({settings['shape']}) on {settings['threads']} threads, minimum and median of "
+            f"{settings['repeats']} turns. GFLOP/s count the direct algorithm's operations: Winograd does fewer and may pass 100 %.\n",
             report.table(columns, layers),
         ]
     )

@@ -192,9 +192,9 @@ def _recipes(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from fastcnn.train.folder import versions
+    import fastcnn
 
-    facts = {"fastcnn": versions().get("fastcnn", "not installed")} | backend.config()
+    facts = {"fastcnn": fastcnn.__version__} | backend.config()
     if arguments.json:
         _print_json(facts)
     else:

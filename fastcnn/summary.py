@@ -99,11 +99,11 @@ class _Walker:
 
     def walk(self, name: str, module: Any, shape: tuple[int, ...], path: Path) -> tuple[tuple[int, ...], Path]:
         """Add the rows of module, which is given images of this shape; returns the shape and path after it."""
-        if type(module) is nn.Sequential:
+        if _is(module, nn.Sequential):
             for child, layer in module.named_children():
                 shape, path = self.walk(f"{name}.{child}" if name else child, layer, shape, path)
             return shape, path
-        if type(module) in (nn.Residual, nn.Concat):
+        if _is(module, nn.Residual) or _is(module, nn.Concat):
             return self.branches(name, module, shape, path)
         output_shape = self.output_shape(module, shape)
         path = _extend(path, module, shape, output_shape)
@@ -135,6 +135,11 @@ class _Walker:
         if path is None:
             return None
         return self.input_shape[1:] if path == ALL else tuple(shapes.receptive_field(axis)[0] for axis in path)
+
+
+def _is(module: Any, container: type) -> bool:
+    """Whether module runs its children as this container does: one of the class, or of a subclass that has kept its forward."""
+    return isinstance(module, container) and type(module).forward is container.forward
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import checks, compare, convs, overhead, peers, problems, readme, report, steps, timing
+from bench import checks, compare, convs, environment, overhead, peers, problems, readme, report, steps, timing
 from bench.__main__ import main
 from bench.peers import OPS, Fastcnn, Operands
 from bench.problems import Problem, ProblemError
-from fastcnn import recipes
+from fastcnn import backend, recipes
 from fastcnn.backend import use_backend
 
 ROOT = Path(__file__).parents[1]
@@ -29,10 +29,17 @@ def tiny_list(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _no_settling(monkeypatch):
-    """The sleep before each turn matters for times only."""
+def _quick_and_without_traces(monkeypatch):
+    """Sleeping before a turn matters for times only; the number of threads is the process's, and is put back."""
     monkeypatch.setattr(timing, "SETTLE", 0.0)
     monkeypatch.setattr(timing, "STRETCH", 0.0)
+    torch = sys.modules.get("torch")
+    before = backend.get_num_threads(), torch and torch.get_num_threads()
+    yield
+    if peers.compiled():
+        backend.set_num_threads(before[0])
+    if torch:
+        torch.set_num_threads(before[1])
 
 
 # Problem lists
@@ -166,6 +173,28 @@ def test_interleaved_fills_a_stretch_with_calls():
 def test_interleaved_refuses_contenders_of_one_name():
     with pytest.raises(ValueError, match="different names"):
         timing.interleaved([_counting("a", []), _counting("a", [])], 1)
+
+
+# The circumstances
+
+
+def test_header_says_on_what_it_was_measured():
+    header = environment.describe(3, {"PyTorch": "none"})
+    assert header["threads"].startswith("3 ") and np.__version__ in header["NumPy"] and header["PyTorch"] == "none"
+    assert list(header)[0] == "CPU" and list(header)[-1] == "date"
+
+
+def test_header_line_tells_of_busy_neighbours():
+    assert "DISTURBED" in environment.neighbours_text(0.5)
+    assert "DISTURBED" not in environment.neighbours_text(0.01)
+    assert environment.neighbours_text(None) == "unknown"
+
+
+def test_own_work_is_no_neighbour(monkeypatch):
+    """Ten seconds of two CPUs, nine of them ours: a tenth of a CPU is others'."""
+    readings = iter([(0.0, 100.0, 50.0), (10.0, 120.0, 69.0)])
+    monkeypatch.setattr(environment.Neighbours, "_reading", staticmethod(lambda: next(readings)))
+    assert environment.Neighbours().busy() == pytest.approx(0.1)
 
 
 # Right before fast
@@ -390,7 +419,7 @@ def test_roofline_states_peak_and_bound(monkeypatch, capsys):
     monkeypatch.setattr(roofline, "load", lambda name: problems.parse(["tiny 1 16 6 6 16 3 3 1 1 1 1"], name))
     assert main(["roofline", "--short", "--threads", "1"]) == 0
     text = capsys.readouterr().out
-    assert "float64 peak GFLOP/s" in text and "% bound" in text and text.count("| grad_weight ") == 8
+    assert "float64 peak GFLOP/s" in text and "% bound" in text and text.count("| grad_weight ") == 6
 
 
 def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):

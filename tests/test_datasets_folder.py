@@ -116,6 +116,7 @@ def png_header(width, height):
     [b"", b"no image", png_header(5, 7), png_header(2**20, 2**20), b"GIF89a", b"BM" + bytes(40), b"II*\0\x08\0\0\0"],
     ids=["empty", "text", "no_pixels", "bomb", "gif", "bmp", "tiff"],
 )
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_image_folder_refuses_damaged_files_by_name(tmp_path, content):
     save(tmp_path / "a" / "first.png", colour())
     (tmp_path / "a" / "second.png").write_bytes(content)

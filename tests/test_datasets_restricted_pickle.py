@@ -216,6 +216,7 @@ def test_loads_survives_absurd_requests():
             continue
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # from pickletools, about the text strings of protocol 0
 @settings(max_examples=200, deadline=None)
 @given(where=st.integers(0, 10_000), bits=st.integers(1, 255), cut=st.booleans(), again=st.integers(0, 10_000))
 @example(where=3, bits=64, cut=False, again=0)
@@ -231,6 +232,7 @@ def test_loads_damaged_raises_nothing_else(where, bits, cut, again):
         assert str(error).startswith("file: ")
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @settings(max_examples=200, deadline=None)
 @given(codes=st.lists(st.sampled_from([opcode.code for opcode in pickletools.opcodes]), max_size=12), tail=st.binary(max_size=20))
 def test_loads_random_programs_raise_nothing_else(codes, tail):

@@ -23,7 +23,7 @@ class Scale(nn.Module):
 
     def backward(self, grad_output):
         (input,) = self.saved_for_backward()
-        self.weight.accumulate(np.sum(grad_output * input, keepdims=False).reshape(()))
+        self.weight.accumulate(np.sum(grad_output * input))
         return grad_output * self.weight.data
 
 
@@ -189,6 +189,14 @@ def test_parameter_rejects_other_arrays():
         nn.Parameter(np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="is read-only"):
         nn.Parameter(np.broadcast_to(np.float32(1), (2, 2)))
+
+
+def test_parameter_is_not_replaced_by_an_array():
+    layer = nn.Linear(2, 3)
+    with pytest.raises(TypeError, match="Linear: weight is a Parameter and cannot become a ndarray: assign a Parameter, or write to weight.data"):
+        layer.weight = np.ones((3, 2), np.float32)
+    layer.weight, layer.bias = nn.Parameter(np.ones((3, 2), np.float32)), None
+    assert list(layer.state_dict()) == ["weight"] and (layer(np.ones((1, 2), np.float32)) == 2).all()
 
 
 def test_parameter_accumulates_into_one_array():

@@ -3,7 +3,8 @@
 pickle.Unpickler with a restricted find_class still lets a file set attributes on whatever find_class returns, hand malformed states to
 NumPy's C code and ask for a memo table of any length. So this is a machine of its own: it knows the instructions that such data needs, each
 a line or two, and builds every object itself. Decoding is left to the standard library's pickletools, which executes nothing.
-Python 2's byte strings (as in CIFAR-10) become str, one character per byte, as `pickle.load(..., encoding="latin1")` has it.
+Python 2's byte strings (as in CIFAR-10) become str, one character per byte, as `pickle.load(..., encoding="latin1")` has it (in
+protocol 0, which writes them as text, only if they are ASCII).
 """
 
 from __future__ import annotations

@@ -73,6 +73,14 @@ class Module:
     _saved: tuple | None = None
     _buffer_names: tuple[str, ...] = ()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(self.__dict__.get(name), Parameter) and not (value is None or isinstance(value, Parameter)):
+            raise TypeError(
+                f"{type(self).__name__}: {name} is a Parameter and cannot become a {type(value).__name__}: "
+                f"assign a Parameter, or write to {name}.data[...]"
+            )
+        object.__setattr__(self, name, value)
+
     def forward(self, *inputs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
@@ -100,7 +108,7 @@ class Module:
 
     def save_for_backward(self, *values: Any) -> None:
         """For forward: keep these for backward, or in evaluation mode drop what the last forward kept."""
-        self._saved = values if self.is_saving else None
+        self.__dict__["_saved"] = values if self.is_saving else None  # past __setattr__: this runs in every forward
 
     def saved_for_backward(self) -> tuple:
         """For backward: what forward saved. It stays until the next forward, so backward may be called again."""

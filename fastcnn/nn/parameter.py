@@ -62,7 +62,7 @@ class Parameter:
         if self.grad is not None:
             self.grad += grad
         else:
-            self.grad = grad if grad.flags.writeable else grad.copy()
+            self.grad = grad if grad.flags.writeable else np.array(grad)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradient, or with set_to_none=False fill it with zeros."""

@@ -16,7 +16,7 @@ from fastcnn import checkpoint
 from fastcnn.checkpoint import CheckpointError, write_atomically
 
 # What a run can depend on; those that are not installed are left out of the record.
-_RECORDED_PACKAGES = ("fastcnn", "numpy", "safetensors", "matplotlib", "pillow", "tqdm")
+_RECORDED_PACKAGES = ("numpy", "safetensors", "matplotlib", "pillow", "tqdm")
 
 
 class RunFolder:
@@ -77,7 +77,10 @@ class RunFolder:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages a run depends on, and the machine they ran on."""
-    found = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    import fastcnn
+
+    found = {"fastcnn": fastcnn.__version__, "python": platform.python_version()}
+    found |= {"machine": platform.machine(), "system": platform.system()}
     for package in _RECORDED_PACKAGES:
         try:
             found[package] = metadata.version(package)

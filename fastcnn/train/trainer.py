@@ -167,13 +167,12 @@ def first_parametrised(model: Any) -> Any:
     """
     from fastcnn import nn
 
-    for layer in [model] if not isinstance(model, nn.Sequential) else model.children():
-        if isinstance(layer, nn.Sequential):
-            first = first_parametrised(layer)
-            if first is not None or any(True for _ in layer.parameters()):
-                return first
-        elif any(True for _ in layer.parameters()):
-            return layer if not any(True for _ in layer.children()) else None
+    chain = isinstance(model, nn.Sequential) and type(model).backward is nn.Sequential.backward
+    if not chain:
+        return model if not any(True for _ in model.children()) else None
+    for layer in model.children():
+        if any(True for _ in layer.parameters()):
+            return first_parametrised(layer)
     return None
 
 

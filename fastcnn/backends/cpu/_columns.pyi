@@ -1,0 +1,6 @@
+import numpy as np
+
+Pair = tuple[int, int]
+
+def unfold(input: np.ndarray, kernel_size: Pair, dilation: Pair, padding: Pair, stride: Pair) -> np.ndarray: ...
+def fold(input: np.ndarray, output_size: Pair, kernel_size: Pair, dilation: Pair, padding: Pair, stride: Pair) -> np.ndarray: ...

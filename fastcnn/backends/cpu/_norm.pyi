@@ -1,0 +1,8 @@
+import numpy as np
+
+def batch_norm(
+    input: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, mean: np.ndarray | None, var: np.ndarray | None, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+def batch_norm_backward(
+    grad_output: np.ndarray, input: np.ndarray, weight: np.ndarray | None, mean: np.ndarray, var: np.ndarray, eps: float, training: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
