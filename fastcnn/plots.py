@@ -13,19 +13,27 @@ from typing import Any
 import numpy as np
 
 # Colours that stay apart in greyscale and for colour-blind eyes (Okabe & Ito 2008).
-_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+_BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 
 # Inches and dots: 960 pixels wide at the default size, about what a README shows without scaling.
 _DPI = 120
 _WIDTH = 8.0
 
+_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)  # of the square-root colour scale
 
-def _figure(width: float, height: float) -> Any:
+
+def _matplotlib() -> Any:
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.colors
+        import matplotlib.figure
+        import matplotlib.ticker
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "fastcnn[plot]"') from error
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return matplotlib
+
+
+def _figure(width: float, height: float) -> Any:
+    return _matplotlib().figure.Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> Path:
@@ -35,7 +43,7 @@ def save(figure: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def curves(history: Any, val_name: str = "validation", title: str = "") -> Any:
-    """Loss and accuracy per epoch, training beside validation, and the learning rate below them.
+    """Loss, accuracy and every other metric per epoch, training and validation in one panel each.
 
     history   a fastcnn.History, or rows (dicts) with its columns
     val_name  what the val_ columns were measured on
@@ -73,10 +81,8 @@ def curves(history: Any, val_name: str = "validation", title: str = "") -> Any:
 
 
 def _accuracy_axis(axes: Any) -> None:
-    """Error rate on a logarithmic axis labelled as accuracy would hide early epochs; a linear axis cut at the lowest value is what readers expect."""
-    from matplotlib.ticker import PercentFormatter
-
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    """A linear axis in percent that ends just above 100."""
+    axes.yaxis.set_major_formatter(_matplotlib().ticker.PercentFormatter(xmax=1))
     axes.set_ylabel("accuracy")
     axes.set_ylim(top=1.005)
 
@@ -93,12 +99,13 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalize: bool
         raise ValueError(f"confusion_matrix: {K} classes need a {K}x{K} matrix, got {counts.shape}")
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    side = min(12.0, max(5.0, 1.6 + 0.52 * K))
-    figure = _figure(side + 0.6, side)
+    side = min(12.0, max(4.2, 1.4 + 0.46 * K))
+    figure = _figure(side + 0.7, side)
     axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label("share of the true class")
+    # The square root spreads the low end, where the confusions are: without it 3 % looks like 0.
+    image = axes.imshow(share, cmap="Blues", norm=_matplotlib().colors.PowerNorm(0.5, vmin=0, vmax=1))
+    percent = _matplotlib().ticker.PercentFormatter(xmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, label="share of the true class", format=percent, ticks=_TICKS)
     long_names = max(map(len, classes), default=0) > 3
     axes.set_xticks(range(K), classes, rotation=45 if long_names else 0, ha="right" if long_names else "center", rotation_mode="anchor")
     axes.set_yticks(range(K), classes)
@@ -113,7 +120,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalize: bool
     if K <= 25:  # beyond that the numbers would overlap
         for row, column in np.argwhere(counts > 0):
             text = _share_text(share[row, column]) if normalize else f"{counts[row, column]}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share[row, column] > 0.5 else "black")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share[row, column] > 0.3 else "black")
     return figure
 
 
@@ -131,13 +138,13 @@ def filters(weight: Any, columns: int | None = None, title: str = "") -> Any:
     weight = np.asarray(getattr(weight, "data", weight), dtype=float)
     if weight.ndim != 4 or 0 in weight.shape:
         raise ValueError(f"filters: weight must be (O, C, KH, KW), got shape {weight.shape}")
-    O, C = weight.shape[:2]
+    count, C = weight.shape[:2]
     colour = C == 3
     if C in (1, 3):
         planes = list(weight.transpose(0, 2, 3, 1) if colour else weight[:, 0])
-        columns = columns or min(O, 8 if O > 12 else 6)
+        columns = columns or min(count, 8 if count > 12 else 6)
     else:
-        planes = list(weight.reshape(O * C, *weight.shape[2:]))
+        planes = list(weight.reshape(-1, *weight.shape[2:]))
         columns = columns or C
     rows = -(-len(planes) // columns)
     cell = min(1.1, _WIDTH / columns)
@@ -156,7 +163,7 @@ def filters(weight: Any, columns: int | None = None, title: str = "") -> Any:
             image = axes.imshow(planes[index], cmap="RdBu_r", vmin=-limit, vmax=limit)
     if image is not None:
         figure.colorbar(image, ax=list(grid.flat), shrink=min(1.0, 2.2 / (rows * cell)), label="weight")
-    figure.suptitle(title or f"{O} filters {weight.shape[2]}x{weight.shape[3]}" + (f", {C} channels each" if C > 1 else ""), fontsize=11)
+    figure.suptitle(title or f"{count} filters {weight.shape[2]}x{weight.shape[3]}" + (f", {C} channels each" if C > 1 else ""), fontsize=11)
     return figure
 
 

@@ -199,7 +199,11 @@ LOSS = [
         for reduction in ("mean", "sum", "none")
         for ignored, extra, weight in ((None, {}, {}), (-100, {}, _W5), (2, {"ignore_index": 2}, _W5))
     ),
-    *(Case(op, {"input": (2, 5, 3, 4)}, {"reduction": r}, {"target": classes(5, (2, 3, 4), -100)} | _W5) for op in ("cross_entropy", "nll_loss") for r in ("mean", "none")),
+    *(
+        Case(op, {"input": (2, 5, 3, 4)}, {"reduction": reduction}, {"target": classes(5, (2, 3, 4), -100)} | _W5)
+        for op in ("cross_entropy", "nll_loss")
+        for reduction in ("mean", "none")
+    ),
     *(Case(op, {"input": (5,)}, {}, {"target": classes(5, ())}) for op in ("cross_entropy", "nll_loss")),
     *(
         Case("cross_entropy", {"input": (6, 5)}, {"reduction": reduction, "label_smoothing": 0.2}, {"target": classes(5, 6, -100)} | weight)
@@ -231,7 +235,12 @@ LOSS = [
     *(
         Case("binary_cross_entropy_with_logits", {"input": (2, 3, 4)}, {"reduction": reduction}, {"target": uniform((2, 3, 4))} | weights)
         for reduction in ("mean", "sum", "none")
-        for weights in ({}, {"weight": uniform((3, 1))}, {"pos_weight": uniform((4,), 0.5, 3)}, {"weight": uniform((2, 3, 4)), "pos_weight": uniform((3, 4), 1, 3)})
+        for weights in (
+            {},
+            {"weight": uniform((3, 1))},
+            {"pos_weight": uniform((4,), 0.5, 3)},
+            {"weight": uniform((2, 3, 4)), "pos_weight": uniform((3, 4), 1, 3)},
+        )
     ),
 ]
 

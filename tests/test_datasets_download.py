@@ -37,7 +37,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Range", f"bytes */{len(content)}")
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
+        if server.chunked:
+            self.protocol_version = "HTTP/1.1"
         self.send_response(206 if start else 200)
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            return self.wfile.write(b"ffff\r\n" + content[:1000])
         if start:
             shown = start + server.shift
             self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
@@ -55,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.requests, server.cuts, server.status = {"data.bin": CONTENT}, [], [], []
-    server.ranges, server.announce_length, server.shift = True, True, 0
+    server.ranges, server.announce_length, server.shift, server.chunked = True, True, 0, False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
@@ -182,6 +188,12 @@ def test_fetch_tries_again_when_the_server_is_busy(server, tmp_path):
     assert len(server.requests) == 3
 
 
+def test_fetch_reports_broken_http(server, tmp_path):
+    server.chunked = True
+    with pytest.raises(DatasetError, match="IncompleteRead"):
+        fetch([remote(server)], tmp_path, "x")
+
+
 def test_fetch_names_every_failure(server, tmp_path):
     closed = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     closed.server_close()
@@ -206,6 +218,7 @@ def test_fetch_beside_another_process_downloads_for_itself(server, tmp_path):
         fcntl.flock(other, fcntl.LOCK_EX)
         other.write(b"under way")
         other.flush()
+        server.ranges, server.cuts = False, [300_000]
         fetch([remote(server)], tmp_path, "x")
         assert part.read_bytes() == b"under way"
     assert (tmp_path / "data.bin").read_bytes() == CONTENT

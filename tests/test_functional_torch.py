@@ -176,7 +176,11 @@ def test_softmax_special_values_agree_with_torch(op, value, backend, dtype):
     np.testing.assert_allclose(getattr(F, op)(x, dim=1), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 1, "padding": 1}, {"kernel_size": 2, "padding": 1, "dilation": 2, "stride": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel_size": 2}, {"kernel_size": 3, "stride": 1, "padding": 1}, {"kernel_size": 2, "padding": 1, "dilation": 2, "stride": 1}],
+    ids=str,
+)
 def test_max_pool2d_nan_and_inf_agree_with_torch(options, backend, dtype, rng):
     x = rng.integers(-2, 3, (3, 4, 8, 8)).astype(dtype)
     x[0, 0, 2, 3] = x[0, 0, 3, 3] = x[1, 2, 0, 0] = np.nan

@@ -6,13 +6,10 @@ pooch (extra `data`) verifies and places; it does not resume, so `Resume` is the
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +96,7 @@ def fetch(files: Sequence[RemoteFile], folder: Path, sought: str) -> None:
             try:
                 pooch.retrieve(url, f"md5:{file.md5}", fname=file.name, path=folder, downloader=Resume(folder / f"{file.name}.part"))
                 break
-            except (OSError, ValueError, http.client.HTTPException) as error:  # pooch raises ValueError for a wrong checksum
+            except (OSError, ValueError) as error:  # pooch raises ValueError for a wrong checksum
                 logger.warning("%s could not be downloaded: %s", url, error)
                 failures.append(f"{url}: {error}")
         else:
@@ -118,7 +115,7 @@ class Resume:
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
         with _claim(self.part) as part:
             if part is None:  # another process is at it: fetch the whole for ourselves rather than mix two streams
-                with open(output_file, "wb") as own:
+                with open(output_file, "ab") as own:
                     self._complete(url, own)
                 return
             self._complete(url, part)
@@ -130,8 +127,9 @@ class Resume:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return _receive(url, file)
-            except (OSError, http.client.HTTPException) as error:
-                gone = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 416, 429)
+            except OSError as error:
+                code = getattr(error, "code", 0)  # urllib's HTTPError is an OSError with one
+                gone = 400 <= code < 500 and code not in (408, 416, 429)
                 if gone or attempt == ATTEMPTS:
                     raise
                 logger.info("%s: %s; attempt %d of %d follows", url, error, attempt + 1, ATTEMPTS)
@@ -164,14 +162,24 @@ def _still(path: Path, file: BinaryIO) -> bool:
 
 def _receive(url: str, file: BinaryIO) -> None:
     """Append what is missing of url to file; OSError if the connection ends early. Starts over where the server cannot continue."""
+    import http.client  # here, not above: with urllib.request it takes longer to import than all the rest of fastcnn.datasets
+    import urllib.request
+
+    try:
+        _append(url, file, urllib.request)
+    except http.client.HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _append(url: str, file: BinaryIO, request: Any) -> None:
     start = file.seek(0, os.SEEK_END)
     headers = {"User-Agent": "fastcnn", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing follows byte `start`: either the file is complete, or it is not the server's
+        response = request.urlopen(request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
+    except OSError as error:
+        if getattr(error, "code", 0) == 416 and start:  # nothing follows byte `start`: either the file is complete, or it is not the server's
             if (error.headers.get("Content-Range") or "").endswith(f"/{start}"):
                 return
             file.truncate(0)

@@ -10,7 +10,6 @@ protocol 0, which writes them as text, only if they are ASCII).
 from __future__ import annotations
 
 import math
-import pickletools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +56,8 @@ class Machine:
         self.budget = len(data)  # characters that may still be turned into bytes: more than the file has means one text used again and again
 
     def run(self) -> Any:
+        import pickletools  # seldom needed, and slow to import
+
         stack = self.stack
         for instruction, argument, _ in pickletools.genops(self.data):
             name = instruction.name

@@ -17,21 +17,27 @@ from ._check import array, batched, formatted, images, integer, like, mask3, pai
 Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 
+def _shown(op: str, shape: tuple[int, ...]) -> str:
+    """A shape as the user passed it: conv1d's without the height that was added."""
+    return shape_text((*shape[:2], shape[3]) if op.startswith("conv1d") else shape)
+
+
 def _checked(op: str, input: np.ndarray, weight: np.ndarray, stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple:
     """(output shape, stride, padding, dilation, groups) of a conv2d, normalised."""
     if weight.ndim != 4:
         raise ShapeError(f"{op}: weight must be 4-D (O, C/groups, KH, KW), got {weight.ndim}-D {shape_text(weight.shape)}")
     (N, C, H, W), (O, channels, KH, KW) = input.shape, weight.shape
     if not (O and KH and KW):
-        raise ShapeError(f"{op}: weight has shape {shape_text(weight.shape)}; no axis may be 0")
+        raise ShapeError(f"{op}: weight has shape {_shown(op, weight.shape)}; no axis may be 0")
     stride, dilation = pair(stride, op, "stride", 1), pair(dilation, op, "dilation", 1)
     groups = integer(groups, op, "groups", 1)
     if channels * groups != C:
         raise ShapeError(
-            f"{op}: input has {C} channels but weight {shape_text(weight.shape)} with groups {groups} takes {channels * groups} ({groups} groups of {channels})"
+            f"{op}: input has {C} channels but weight {_shown(op, weight.shape)} with groups {groups} takes {channels * groups} "
+            f"({groups} groups of {channels})"
         )
     if O % groups:
-        raise ShapeError(f"{op}: groups {groups} does not divide the {O} filters of weight {shape_text(weight.shape)}")
+        raise ShapeError(f"{op}: groups {groups} does not divide the {O} filters of weight {_shown(op, weight.shape)}")
     if type(padding) is not str:
         padding = pair(padding, op, "padding", 0)
     padding = resolve_padding(padding, (KH, KW), stride, dilation, op)
@@ -170,6 +176,7 @@ def conv1d_backward(
 ) -> Gradients:
     """(grad_input, grad_weight, grad_bias) of conv1d; those masked out are None."""
     op = "conv1d_backward"
+    output_mask = mask3(output_mask, op)
     rows, weight, unbatched = _as_rows(op, input, weight)
     stride, padding, dilation = _row_options(op, stride, padding, dilation)
     N, O, _, OL = _checked(op, rows, weight, stride, padding, dilation, groups)[0]

@@ -64,6 +64,8 @@ def _class_target(op: str, target: np.ndarray, shape: tuple[int, ...], num_class
         raise ShapeError(
             f"{op}: target has shape {shape_text(target.shape)} but input with {num_classes} classes needs class numbers of shape {shape_text(shape)}"
         )
+    if target.dtype.kind == "u" and target.size and int(target.max()) >= 2**63:
+        raise ValueError(f"{op}: target holds {target.max()} but input has {num_classes} classes, 0 to {num_classes - 1}")
     target = np.ascontiguousarray(target, np.int64).reshape(-1)
     # Read as unsigned, negative numbers are huge: one pass finds both kinds of outliers.
     if target.size and int(target.view(np.uint64).max()) >= num_classes:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastcnn import backend, checkpoint, metrics, random, summary
+from fastcnn import backend, checkpoint, metrics, random
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.datasets import Batches, Dataset
 from fastcnn.recipes.base import Recipe, RecipeData, Setup
+from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
 from fastcnn.train.folder import versions
 
@@ -134,7 +135,7 @@ def train(
     random.manual_seed(seed)
     model = recipe.model(num_classes=parts.train.num_classes)
     trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
-    folder.write_text("summary.txt", f"{recipe.name}: {recipe.description}\n\n{summary.summary(model, recipe.input_shape)}\n")
+    folder.write_text("summary.txt", f"{recipe.name}: {recipe.description}\n\n{summary(model, recipe.input_shape)}\n")
     return _run(recipe, data, setup, seed, parts, transform, trainer, folder, progress, compare)
 
 

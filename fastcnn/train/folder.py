@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -77,9 +78,8 @@ class RunFolder:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages a run depends on, and the machine they ran on."""
-    import fastcnn
-
-    found = {"fastcnn": fastcnn.__version__, "python": platform.python_version()}
+    package = sys.modules[__name__.partition(".")[0]]  # loaded long ago; an import of it here would be an upward one
+    found = {"fastcnn": package.__version__, "python": platform.python_version()}
     found |= {"machine": platform.machine(), "system": platform.system()}
     for package in _RECORDED_PACKAGES:
         try:
