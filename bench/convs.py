@@ -31,13 +31,15 @@ def run(settings: Settings, header: dict[str, str], peak: float | None) -> dict:
     problems = [(name, problem) for name in settings.lists for problem in load(name)]
     rows, refused = [], []
     for number, (name, problem) in enumerate(problems, start=1):
-        print(f"{number}/{len(problems)} {problem.name} {problem}", file=sys.stderr)
         operands = Operands.of(problem, settings.dtype)
         for op in settings.ops:
             ours, *others = libraries(settings.backend, settings.peers, settings.format)
             row = measure(problem, op, operands, [ours, *others], settings)
             rows.append({"list": name, "implementation": ours.implementation(problem, op, operands)} | row)
             refused += compare.refusals(f"{problem.name} {op}", row["results"])
+            ms, _ = compare.our_cells(row["results"], settings.backend, report.milliseconds)
+            ratio = report.ratio(compare.ratio(row["results"], settings.backend, compare.rival(asdict(settings))))
+            print(f"{number}/{len(problems)} {problem.name} {op}: {ms} ms, ratio {ratio}", file=sys.stderr)
     return {"kind": KIND, "header": header, "settings": asdict(settings), "peak": peak, "refused": refused, "rows": rows}
 
 

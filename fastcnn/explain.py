@@ -42,10 +42,7 @@ class Explanation:
 
 
 def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """Call the functional op (its name or the function) once with these arguments, and say what ran.
-
-    >>> print(explain("conv2d", x, weight, padding=1))          # doctest: +SKIP
-    """
+    """Call the functional op (its name or the function) once with these arguments, and say what ran: print(explain("conv2d", x, weight))."""
     function = getattr(functional, op, None) if isinstance(op, str) else op
     if not callable(function):
         raise ValueError(f"explain: fastcnn.functional has no op {op!r}")

@@ -129,26 +129,28 @@ def _share_text(share: float) -> str:
     return "100" if share > 0.9995 else f"{100 * share:.1f}"
 
 
-def filters(weight: Any, columns: int | None = None, title: str = "") -> Any:
+def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: str = "") -> Any:
     """The filters of a convolution as pictures: weight (O, C, KH, KW), an array or a Parameter.
 
-    Filters of 3 input channels are shown in colour, each stretched to its own range; of others every (filter, channel) plane is a
-    picture of its own, one row per filter, with white zero, blue negative and red positive weights on one common scale.
+    Filters of 3 channels are shown in colour, each stretched to its own range. Others show weights on one scale, blue negative, white
+    zero, red positive; with several channels a column is a filter and a row an input channel. Of larger layers the first max_filters
+    and max_channels are shown, and the title says so.
     """
     weight = np.asarray(getattr(weight, "data", weight), dtype=float)
     if weight.ndim != 4 or 0 in weight.shape:
         raise ValueError(f"filters: weight must be (O, C, KH, KW), got shape {weight.shape}")
-    count, C = weight.shape[:2]
+    count, C, KH, KW = weight.shape
     colour = C == 3
-    if C in (1, 3):
-        planes = list(weight.transpose(0, 2, 3, 1) if colour else weight[:, 0])
-        columns = columns or min(count, 8 if count > 12 else 6)
+    weight = weight[:max_filters] if colour else weight[:max_filters, :max_channels]
+    if colour or C == 1:
+        planes = list(weight.transpose(0, 2, 3, 1)) if colour else list(weight[:, 0])
+        columns = min(len(planes), 8)
     else:
-        planes = list(weight.reshape(-1, *weight.shape[2:]))
-        columns = columns or C
+        planes = list(weight.swapaxes(0, 1).reshape(-1, KH, KW))
+        columns = len(weight)
     rows = -(-len(planes) // columns)
     cell = min(1.1, _WIDTH / columns)
-    figure = _figure(columns * cell + (0.0 if colour else 1.0), rows * cell + 0.4)
+    figure = _figure(columns * cell + (0.2 if colour else 1.0), rows * cell * KH / KW + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     limit = float(np.abs(weight).max()) or 1.0
     image = None
@@ -162,8 +164,11 @@ def filters(weight: Any, columns: int | None = None, title: str = "") -> Any:
         else:
             image = axes.imshow(planes[index], cmap="RdBu_r", vmin=-limit, vmax=limit)
     if image is not None:
-        figure.colorbar(image, ax=list(grid.flat), shrink=min(1.0, 2.2 / (rows * cell)), label="weight")
-    figure.suptitle(title or f"{count} filters {weight.shape[2]}x{weight.shape[3]}" + (f", {C} channels each" if C > 1 else ""), fontsize=11)
+        figure.colorbar(image, ax=list(grid.flat), shrink=0.9, label="weight")
+    text = f"{count} filters {KH}x{KW}" + (f" (columns) of {C} channels (rows)" if not colour and C > 1 else "")
+    if weight.shape[:2] != (count, C):
+        text += f", the first {weight.shape[0]} filters and {weight.shape[1]} channels"
+    figure.suptitle(title or text, fontsize=11)
     return figure
 
 

@@ -255,6 +255,7 @@ RESAMPLE = [
     plain("pad", (0, 3, 4), pad=(5, 1)),
     *(plain("interpolate", (2, 3, 4, 5), size=size) for size in ((8, 10), (3, 7), 1, (4, 5), (9, 3))),
     plain("interpolate", (2, 3, 7, 5), scale_factor=1.7),
+    *(plain("interpolate", (2, 3, 8, 5), scale_factor=(2.1, 1.1), mode=mode) for mode in ("nearest", "bilinear")),
     plain("interpolate", (2, 3, 7, 5), scale_factor=(0.6, 2.3), recompute_scale_factor=True),
     *(plain("interpolate", (2, 3, 4, 5), size=size, mode="bilinear", align_corners=a) for size in ((8, 10), (3, 7), 1, (4, 5)) for a in (False, True)),
     plain("interpolate", (2, 3, 7, 5), scale_factor=(1.7, 0.45), mode="bilinear"),

@@ -10,6 +10,7 @@ import fastcnn.functional as F
 from fastcnn.functional._check import channels_last
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # tiny problems: its worker threads would only wait for each other
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=str)
 

@@ -1,6 +1,8 @@
 """Every differentiable functional op against numerical gradients in float64, and the checker against wrong gradients."""
 
+import doctest
 import inspect
+import sys
 
 import numpy as np
 import pytest
@@ -125,3 +127,8 @@ def test_a_layer_is_checked_with_its_parameters(rng):
     assert gradcheck(ScaledTanh(rng), x) < 1e-6
     with pytest.raises(AssertionError, match="ScaledTanh: the gradient of weight"):
         gradcheck(ScaledTanh(rng, wrong=True), x)
+
+
+def test_doctests():
+    results = doctest.testmod(sys.modules[gradcheck.__module__])
+    assert results.attempted and not results.failed

@@ -1,5 +1,6 @@
 """Output sizes, padding, receptive fields and counts, against brute force and the published numbers."""
 
+import doctest
 import itertools
 import re
 
@@ -15,7 +16,7 @@ def positions(size, kernel, stride, before, after, dilation):
     return [start for start in range(-before, size + after - extent + 1) if (start + before) % stride == 0]
 
 
-@pytest.mark.parametrize("size,kernel,stride", itertools.product((1, 2, 5, 8, 9), (1, 2, 3, 5), (1, 2, 3)))
+@pytest.mark.parametrize("size,kernel,stride", list(itertools.product((1, 2, 5, 8, 9), (1, 2, 3, 5), (1, 2, 3))))
 def test_conv_output_size_counts_positions(size, kernel, stride):
     for (before, after), dilation in itertools.product(((0, 0), (1, 1), (0, 1), (3, 2)), (1, 2)):
         expected = len(positions(size, kernel, stride, before, after, dilation))
@@ -35,7 +36,7 @@ def test_conv2d_output_size_says_what_does_not_fit():
         shapes.conv2d_output_size((2, 9), (4, 3), (1, 1), ((0, 1), (0, 0)), (1, 1))
 
 
-@pytest.mark.parametrize("kernel,dilation", itertools.product(range(1, 7), (1, 2, 3)))
+@pytest.mark.parametrize("kernel,dilation", list(itertools.product(range(1, 7), (1, 2, 3))))
 def test_same_padding_keeps_the_size(kernel, dilation):
     (before, after), _ = shapes.same_padding((kernel, 1), (dilation, 1))
     assert shapes.conv_output_size(10, kernel, 1, (before, after), dilation) == 10
@@ -52,7 +53,7 @@ def test_resolve_padding():
         shapes.resolve_padding("full", (3, 3), (1, 1), (1, 1))
 
 
-@pytest.mark.parametrize("size,kernel,stride", itertools.product((1, 4, 7), (1, 2, 3, 5), (1, 2, 3)))
+@pytest.mark.parametrize("size,kernel,stride", list(itertools.product((1, 4, 7), (1, 2, 3, 5), (1, 2, 3))))
 def test_conv_transpose_output_size_inverts_conv(size, kernel, stride):
     for padding, dilation, extra in itertools.product((0, 1, 2), (1, 2), (0, 1, 2)):
         if extra >= max(stride, dilation):
@@ -73,7 +74,7 @@ def test_output_padding_must_be_smaller_than_stride_or_dilation():
         shapes.conv_transpose2d_output_size((3, 3), (3, 3), (2, 2), (0, 0), (2, 2), (1, 1))
 
 
-@pytest.mark.parametrize("size,kernel,stride,padding", itertools.product((3, 5, 8), (1, 2, 3), (1, 2, 3), (0, 1)))
+@pytest.mark.parametrize("size,kernel,stride,padding", list(itertools.product((3, 5, 8), (1, 2, 3), (1, 2, 3), (0, 1))))
 def test_pool_output_size_counts_windows(size, kernel, stride, padding):
     if padding > kernel // 2:
         return
@@ -92,7 +93,7 @@ def test_pool2d_output_size_messages():
         shapes.pool2d_output_size((1, 9), (2, 2), (1, 1), (1, 1), (2, 2))
 
 
-@pytest.mark.parametrize("size,output_size", itertools.product((1, 4, 7), (1, 2, 3, 7, 9)))
+@pytest.mark.parametrize("size,output_size", list(itertools.product((1, 4, 7), (1, 2, 3, 7, 9))))
 def test_adaptive_windows_cover_the_input_evenly(size, output_size):
     windows = shapes.adaptive_windows(size, output_size)
     assert len(windows) == output_size
@@ -139,3 +140,7 @@ def test_check_bytes_refuses_what_cannot_exist():
     message = "conv2d: output 2147483648x2147483648 of 8-byte elements needs 36893488147419103232 bytes, more than 4611686018427387904"
     with pytest.raises(ShapeError, match=message):
         shapes.check_bytes("conv2d", (2**31, 2**31), 8)
+
+
+def test_doctests():
+    assert doctest.testmod(shapes) == (0, 1)

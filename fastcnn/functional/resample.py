@@ -106,8 +106,10 @@ def _resize(op: str, input: Any, size: Any, scale_factor: Any, mode: Any, align_
         output_size = int(H * scales[0]), int(W * scales[1])
         if not (output_size[0] and output_size[1]):
             raise ShapeError(f"{op}: scale_factor {scale_factor!r} shrinks {H}x{W} to {by(output_size)}")
-        if recompute:
-            scales = None
+        # PyTorch copies an axis that keeps its size, and doubles exactly one that doubles, whatever the factor's fraction.
+        exact = (1, 2) if mode == "nearest" else (1,)
+        ratios = (output_size[0] / H, output_size[1] / W)
+        scales = None if recompute else tuple(r if r in exact else s for r, s in zip(ratios, scales, strict=True))
     check_bytes(op, (N or 1, C, *output_size), 8)
     return input, output_size, mode, align_corners, scales
 

@@ -181,10 +181,7 @@ cdef object normalise(cnp.ndarray input, object weight, object bias, object mean
     if mean is None:
         m, v = channel_array(None, C, typenum, 0), channel_array(None, C, typenum, 0)
         mp, vp = <real*>cnp.PyArray_DATA(m), <real*>cnp.PyArray_DATA(v)
-        if M == 0:
-            m.fill(np.nan)
-            v.fill(np.nan)
-        else:
+        if M > 0:
             with nogil:
                 sums(kernels, &s, xp, arena.base, total)
                 for c in range(C):
@@ -193,7 +190,7 @@ cdef object normalise(cnp.ndarray input, object weight, object bias, object mean
                 for c in range(C):
                     vp[c] = <real>(total[c] / M)
     else:
-        m, v = cnp.PyArray_GETCONTIGUOUS(mean), cnp.PyArray_GETCONTIGUOUS(var)
+        m, v = mean.copy(), var.copy()
         mp, vp = <real*>cnp.PyArray_DATA(m), <real*>cnp.PyArray_DATA(v)
     with nogil:
         for c in range(C):
