@@ -77,9 +77,11 @@ def interleaved(
 
 
 def _calls_per_turn(contender: Contender, settle: float, stretch: float) -> int:
+    if stretch <= 0:
+        return 1
     start = time.perf_counter()
     contender.result()
-    if time.perf_counter() - start >= stretch:  # cold, so an upper bound, but the reference's seconds need no second look
+    if time.perf_counter() - start > 50 * stretch:  # a cold call is no measure, but this one fills a stretch alone whatever it warms up to
         return 1
     return max(1, math.ceil(stretch / max(_turn(contender, 1, settle), 1e-7)))  # 1e-7: a clock that stood still
 

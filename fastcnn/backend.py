@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 NAMES = ("reference", "cpu")
-ALGORITHMS = ("auto", "direct", "winograd")
+ALGORITHMS = ("auto", "direct")
 
 _context: ContextVar[Any] = ContextVar("fastcnn_backend", default=None)
 _default: ModuleType | None = None
@@ -87,7 +87,7 @@ def use_backend(name: str) -> _Restorer:
 
 
 def use_algorithm(name: str) -> _Restorer:
-    """Choose how the cpu backend convolves: "direct" (bits independent of position), "winograd" where it applies, or "auto" (the faster).
+    """Choose how the cpu backend convolves: "direct" (bits independent of position) or "auto" (the fastest, now direct).
 
     The reference backend always convolves directly.
     """

@@ -151,25 +151,33 @@ def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: s
     rows = -(-len(planes) // columns)
     cell = min(1.1, _WIDTH / columns)
     figure = _figure(columns * cell + (0.2 if colour else 1.0), rows * cell * KH / KW + 0.5)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    limit = float(np.abs(weight).max()) or 1.0
-    image = None
-    for index, axes in enumerate(grid.flat):
-        axes.set_axis_off()
-        if index >= len(planes):
-            continue
-        if colour:
-            low, high = planes[index].min(), planes[index].max()
-            axes.imshow((planes[index] - low) / max(high - low, 1e-12))
-        else:
-            image = axes.imshow(planes[index], cmap="RdBu_r", vmin=-limit, vmax=limit)
-    if image is not None:
-        figure.colorbar(image, ax=list(grid.flat), shrink=0.9, label="weight")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    if colour:
+        axes.imshow(_mosaic([(plane - plane.min()) / max(np.ptp(plane), 1e-12) for plane in planes], columns, empty=1.0))
+    else:
+        limit = float(np.abs(weight).max()) or 1.0
+        image = axes.imshow(_mosaic(planes, columns, empty=np.nan), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        figure.colorbar(image, ax=axes, shrink=0.9, label="weight")
     text = f"{count} filters {KH}x{KW}" + (f" (columns) of {C} channels (rows)" if not colour and C > 1 else "")
     if weight.shape[:2] != (count, C):
         text += f", the first {weight.shape[0]} filters and {weight.shape[1]} channels"
     figure.suptitle(title or text, fontsize=11)
     return figure
+
+
+def _mosaic(planes: Sequence[np.ndarray], columns: int, empty: float) -> np.ndarray:
+    """Planes (KH, KW) or (KH, KW, 3) side by side in one picture, which draws far faster than an axes for each."""
+    KH, KW = planes[0].shape[:2]
+    zoom = max(1, 24 // max(KH, KW))  # picture elements per weight, so that the gaps can be thinner than a weight
+    gap = 3
+    height, width = KH * zoom + gap, KW * zoom + gap
+    rows = -(-len(planes) // columns)
+    picture = np.full((rows * height - gap, columns * width - gap, *planes[0].shape[2:]), empty)
+    for index, plane in enumerate(planes):
+        top, left = index // columns * height, index % columns * width
+        picture[top : top + KH * zoom, left : left + KW * zoom] = plane.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return picture
 
 
 def samples(

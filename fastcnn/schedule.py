@@ -47,10 +47,12 @@ class LRScheduler:
         return {"last_epoch": self.last_epoch, "base_lr": self.base_lr}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Stand where state_dict says and set the optimizer's learning rate accordingly."""
+        """Stand where state_dict says. The present learning rate is the optimizer's own state, so it is left alone (as in torch)."""
+        missing = [key for key in self.state_dict() if key not in state_dict]
+        if missing:
+            raise ValueError(f"load_state_dict: {type(self).__name__}: missing {', '.join(map(repr, missing))}")
         self.last_epoch, self.base_lr = int(state_dict["last_epoch"]), float(state_dict["base_lr"])
         self.optimizer.initial_lr = self.base_lr
-        self._apply(self.last_epoch)
 
 
 class LambdaLR(LRScheduler):
@@ -244,6 +246,9 @@ class SequentialLR(LRScheduler):
         return {**super().state_dict(), "schedulers": [scheduler.state_dict() for scheduler in self.schedulers]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        for scheduler, state in zip(self.schedulers, state_dict["schedulers"], strict=True):
+        states = state_dict.get("schedulers", [])
+        if len(states) != len(self.schedulers):
+            raise ValueError(f"load_state_dict: SequentialLR: {len(states)} states for {len(self.schedulers)} schedulers")
+        for scheduler, state in zip(self.schedulers, states, strict=True):
             scheduler.load_state_dict(state)
         super().load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""The layer table that the nn tests share, and a gradient check for modules.
+"""The layer table that the nn tests share.
 
 LAYERS: class name, constructor arguments, which are torch's, and an input shape. test_nn_layers.py checks properties of each case,
 test_state_dict_torch.py compares it with torch.
@@ -90,28 +90,3 @@ def build(name, dtype=np.float64, seed=0):
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, 0.2, 1.0, rng)
     return layer, rng.normal(size=shape).astype(dtype)
-
-
-def relative_difference(module, input, seed=1, h=1e-6):
-    """|directional derivative by backward - by central differences| / its scale, along one random direction of input and parameters."""
-    rng = np.random.default_rng(seed)
-    output = module(input)
-    weights = rng.normal(size=output.shape)
-    module.zero_grad()
-    grads = [module.backward(weights), *(parameter.grad for parameter in module.parameters())]
-    points = [input, *(parameter.data for parameter in module.parameters())]
-    directions = [rng.normal(size=point.shape) for point in points]
-    originals = [point.copy() for point in points]
-
-    def value(t):
-        for point, original, direction in zip(points, originals, directions, strict=True):
-            point[...] = original + t * direction
-        result = float((module(input) * weights).sum())
-        for point, original in zip(points, originals, strict=True):
-            point[...] = original
-        return result
-
-    expected = (value(h) - value(-h)) / (2 * h)
-    products = [grad * direction for grad, direction in zip(grads, directions, strict=True)]
-    scale = sum(np.abs(product).sum() for product in products)
-    return abs(sum(product.sum() for product in products) - expected) / scale

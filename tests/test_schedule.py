@@ -75,11 +75,32 @@ def test_schedule_resumes_from_state_dict(name):
     first, second = build(), build()
     for _ in range(5):
         first.step()
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for _ in range(5):
         assert (first.optimizer.lr, first.optimizer.momentum) == (second.optimizer.lr, second.optimizer.momentum)
         first.step()
         second.step()
+
+
+def test_schedule_rejects_a_state_that_is_not_its_own():
+    optimizer = make()
+    with pytest.raises(ValueError, match="StepLR: missing 'base_lr'"):
+        S.StepLR(optimizer, 3).load_state_dict({"last_epoch": 3})
+    sequential = S.SequentialLR(optimizer, [S.StepLR(optimizer, 3), S.StepLR(optimizer, 3)], [2])
+    with pytest.raises(ValueError, match="0 states for 2 schedulers"):
+        sequential.load_state_dict(S.StepLR(optimizer, 3).state_dict())
+
+
+def test_loading_a_state_leaves_the_present_rate_to_the_optimizer():
+    optimizer = make()
+    schedule = S.ExponentialLR(optimizer, 0.5)
+    schedule.step()
+    optimizer.lr = 0.125  # set by hand until the next step
+    schedule.load_state_dict(schedule.state_dict())
+    assert optimizer.lr == 0.125
+    schedule.step()
+    assert optimizer.lr == 0.125 == schedule.lr_at(2)
 
 
 def test_schedule_built_later_starts_from_the_first_rate():

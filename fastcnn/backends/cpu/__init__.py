@@ -36,7 +36,7 @@ def set_num_threads(n: int) -> None:
 
 
 def set_algorithm(algorithm: str) -> None:
-    """"auto", "direct" or "winograd": which convolution algorithms may run. All of this version's are direct."""
+    """Which convolution algorithms may run, "auto" or "direct". All of this version's are direct."""
     global _algorithm
     _algorithm = algorithm
 

@@ -1,0 +1,266 @@
+"""The command line: what each command prints, exit codes, one clear line for each thing a user can get wrong, Ctrl-C."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastcnn import backend as backends
+from fastcnn import datasets
+from fastcnn.cli import main
+
+pytest.importorskip("safetensors", reason="the extra `train` is not installed")
+PACKAGE_PARENT = Path(__file__).parent.parent
+CPU = backends.available()["cpu"]
+
+
+@pytest.fixture(autouse=True)
+def keep_backend():
+    """--backend sets the backend of the whole process; a test gives it back."""
+    before = backends.current().name
+    yield
+    backends.set_backend(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run of two epochs."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "lenet", "--epochs", "2", "--seed", "1", "--out", str(path), "--quiet"]) == 0
+    return path
+
+
+def run(capsys, *arguments):
+    """(exit code, stdout, stderr) of a command."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as exit:  # argparse
+        code = exit.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# Training
+
+
+def test_train_says_what_it_did_and_where_the_files_are(tmp_path, capsys):
+    code, out, err = run(capsys, "train", "lenet", "--epochs", 1, "--out", tmp_path / "run")
+    assert code == 0
+    assert "test accuracy" in out and "355 images of digits" in out and "per class: 0 " in out
+    assert "weights.safetensors" in out and str(tmp_path / "run") in out and "converges in 1 of 14 runs" in out
+    assert "epoch 1/1: train_loss" in err and "lenet: LeNet" in err and "Traceback" not in err
+    if backends.current().name == "reference":
+        assert "reference backend is the active one" in out
+    else:
+        assert "times faster" in out and "thread" in out
+
+
+def test_quiet_has_no_progress_and_json_is_json(tmp_path, capsys):
+    code, out, err = run(capsys, "train", "lenet", "--epochs", 1, "--out", tmp_path / "run", "--quiet", "--json")
+    content = json.loads(out)
+    assert code == 0 and err == "" and content["epochs"] == 1 and content["test_images"] == 355
+    assert content == json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+def test_the_default_folder_is_named_after_recipe_and_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run(capsys, "train", "lenet", "--epochs", 1, "--quiet")[0] == 0
+    found = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(found) == 2 and all(name.startswith("lenet-20") for name in found)
+
+
+def test_options_reach_the_run(tmp_path, capsys):
+    arguments = ["--epochs", 1, "--batch-size", 100, "--lr", 0.01, "--seed", 7, "--data", "digits", "--backend", "reference", "--quiet"]
+    code, out, _ = run(capsys, "train", "lenet-mnist", *arguments, "--out", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert code == 0 and config["recipe"] == "lenet" and config["backend"] == "reference"
+    assert config["options"] == {"data": "digits", "epochs": 1, "batch_size": 100, "lr": 0.01, "seed": 7}
+
+
+@pytest.mark.skipif(CPU is not None, reason=f"the cpu backend cannot be used: {CPU}")
+def test_threads(tmp_path, capsys):
+    before = backends.get_num_threads()
+    try:
+        code, out, _ = run(capsys, "train", "lenet", "--epochs", 1, "--backend", "cpu", "--threads", 1, "--quiet", "--json", "--out", tmp_path / "run")
+        assert code == 0 and json.loads(out)["step_times"]["threads"] == 1
+    finally:
+        backends.set_num_threads(before)
+
+
+def test_resume_of_a_finished_run_reports_again(folder, capsys):
+    weights = (folder / "weights.safetensors").read_bytes()
+    code, out, _ = run(capsys, "train", "lenet", "--resume", folder, "--quiet")
+    assert code == 0 and "after 2 epochs" in out and (folder / "weights.safetensors").read_bytes() == weights
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    """A real process and a real signal: exit code 130, and the resumed run ends like an uninterrupted one."""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT)}
+    command = [sys.executable, "-m", "fastcnn", "train", "lenet", "--epochs", "4", "--batch-size", "16"]
+    process = subprocess.Popen([*command, "--out", "halted"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "halted" / "checkpoint.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    last = err.strip().splitlines()[-1]
+    assert process.returncode == 130 and "Traceback" not in err
+    assert last.startswith("fastcnn: interrupted in epoch") and last.endswith("fastcnn train lenet --resume halted")
+    assert not (tmp_path / "halted" / "weights.safetensors").exists()
+    subprocess.run([*command[:5], "--resume", "halted", "--quiet"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run([*command, "--out", "straight", "--quiet"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "halted" / "weights.safetensors").read_bytes() == (tmp_path / "straight" / "weights.safetensors").read_bytes()
+
+
+# Using a run
+
+
+def test_evaluate(folder, capsys):
+    code, out, _ = run(capsys, "evaluate", folder)
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == "lenet on the test set of digits: 355 images" and lines[1].startswith("accuracy ")
+    assert len(lines) == 14 and lines[3].split() == list("0123456789") and lines[4].split()[0] == "0"
+    assert sum(int(cell) for line in lines[4:] for cell in line.split()[1:]) == 355
+    code, out, _ = run(capsys, "evaluate", folder, "--json")
+    assert json.loads(out)["test_accuracy"] == json.loads((folder / "metrics.json").read_text())["test_accuracy"]
+
+
+def test_predict(folder, capsys, tmp_path):
+    image_module = pytest.importorskip("PIL.Image", reason="the extra `data` is not installed")
+    test = datasets.digits().test
+    large = np.kron(test.images[0, 0], np.ones((9, 9), np.uint8))
+    image_module.fromarray(large).save(tmp_path / "dark.png")
+    image_module.fromarray(255 - large).convert("RGB").save(tmp_path / "bright.jpg", quality=95)
+    code, out, err = run(capsys, "predict", folder, tmp_path / "dark.png", "--top", 2, "--json")
+    (answer,) = json.loads(out)
+    assert code == 0 and err == "" and len(answer["classes"]) == 2
+    assert answer["classes"][0]["probability"] >= answer["classes"][1]["probability"]
+    code, out, err = run(capsys, "predict", folder, tmp_path / "dark.png", tmp_path / "bright.jpg")
+    assert code == 0 and len(out.splitlines()) == 2 and "bright.jpg has a bright ground" in err and "dark.png has" not in err
+    code, out, err = run(capsys, "predict", folder, tmp_path / "bright.jpg", "--invert", "--top", 1)
+    assert err == "" and out.split(": ")[1].split()[0] == answer["classes"][0]["class"]
+
+
+def test_summary_recipes_info(capsys):
+    code, out, _ = run(capsys, "summary", "lenet")
+    assert code == 0 and "61,706" in out and "Conv2d 5x5" in out
+    assert json.loads(run(capsys, "summary", "lenet", "--json")[1])["macs"] == 416_520
+    code, out, _ = run(capsys, "recipes")
+    assert code == 0 and out.startswith("lenet (lenet-mnist)\n") and "--data mnist" in out
+    code, out, _ = run(capsys, "info")
+    assert code == 0 and "NumPy" in out and np.__version__ in out and "backend" in out
+    assert json.loads(run(capsys, "info", "--json")[1])["NumPy"] == np.__version__
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and all(command in out for command in ("train", "evaluate", "predict", "summary", "recipes", "info"))
+
+
+def test_python_m_fastcnn():
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT)}
+    done = subprocess.run([sys.executable, "-m", "fastcnn", "recipes"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "lenet" in done.stdout
+
+
+def test_a_closed_pipe_is_no_error():
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "fastcnn", "recipes"], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+# What a user can get wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "lenett"], "no recipe 'lenett': did you mean lenet"),
+        (["summary", "nothing"], "no recipe 'nothing'"),
+        (["train", "lenet", "--data", "cifar10"], "no setup for the data set 'cifar10', there are digits, mnist, fashion-mnist"),
+        (["train", "lenet", "--data", "mnist", "--data-dir", "{tmp}/none", "--no-download"], "{tmp}/none"),
+        (["train", "lenet", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
+        (["train", "lenet", "--epochs", "many"], "--epochs: 'many' is not a whole number"),
+        (["train", "lenet", "--batch-size", "2.5"], "--batch-size: '2.5' is not a whole number"),
+        (["train", "lenet", "--lr", "-1"], "--lr: must be greater than 0, got -1"),
+        (["train", "lenet", "--lr", "nan"], "--lr: must be greater than 0, got nan"),
+        (["train", "lenet", "--lr", "inf"], "--lr: must be greater than 0, got inf"),
+        (["train", "lenet", "--seed", "-1"], "--seed: must be at least 0, got -1"),
+        (["train", "lenet", "--threads", "0"], "--threads: must be at least 1, got 0"),
+        (["train", "lenet", "--threads", "2", "--backend", "reference"], "--threads is for the cpu backend"),
+        (["train", "lenet", "--backend", "gpu"], "invalid choice: 'gpu'"),
+        (["train", "lenet", "--out", "{run}"], "{run} holds a run already"),
+        (["train", "lenet", "--out", "{run}/config.json/x"], "Not a directory"),
+        (["train", "lenet", "--resume", "{run}", "--epochs", "9", "--lr", "1"], "--epochs, --lr: a resumed run keeps the options"),
+        (["train", "lenet", "--resume", "{tmp}"], "{tmp}: is no run folder"),
+        (["evaluate", "{tmp}/none"], "{tmp}/none: is no run folder"),
+        (["predict", "{run}", "{tmp}/none.png"], "{tmp}/none.png: no such file"),
+        (["predict", "{run}", "{run}/config.json"], "config.json: not a readable image"),
+        (["predict", "{run}"], "the following arguments are required: IMAGE"),
+        ([], "the following arguments are required: COMMAND"),
+        (["dance"], "invalid choice: 'dance'"),
+    ],
+    ids=lambda value: "_".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_one_line_and_code_2(arguments, message, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [argument.format(run=folder, tmp=tmp_path) for argument in arguments]
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == "" and "Traceback" not in err
+    assert message.format(run=folder, tmp=tmp_path) in err.strip().splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "config.json"])
+def test_a_damaged_run_is_named(folder, tmp_path, capsys, file):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    data = bytearray((tmp_path / file).read_bytes())
+    (tmp_path / file).write_bytes(data[: len(data) // 2])
+    code, out, err = run(capsys, "evaluate", tmp_path)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1 and file in err
+
+
+def test_a_missing_extra_is_named_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    code, _, err = run(capsys, "train", "lenet", "--out", tmp_path / "run")
+    assert code == 2 and 'pip install "fastcnn[train]"' in err.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+def test_without_matplotlib_there_are_no_pictures_and_one_note(tmp_path, capsys, monkeypatch):
+    for name in ("matplotlib", "matplotlib.colors", "matplotlib.figure", "matplotlib.ticker"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, _, err = run(capsys, "train", "lenet", "--epochs", 1, "--out", tmp_path / "run", "--quiet")
+    assert code == 0 and err.count("no pictures") == 1 and 'pip install "fastcnn[plot]"' in err
+    assert not list((tmp_path / "run").glob("*.png"))
+
+
+def test_divergence_is_code_1(tmp_path, capsys):
+    code, _, err = run(capsys, "train", "lenet", "--lr", 1e6, "--epochs", 2, "--out", tmp_path / "run")
+    assert code == 1 and "the loss became" in err.splitlines()[-1] and "smaller learning rate" in err
+
+
+def test_the_traceback_is_there_for_those_who_ask():
+    with pytest.raises(ValueError, match="no recipe"):
+        main(["--traceback", "summary", "nothing"])
+
+
+def test_logging_is_left_as_it_was(capsys):
+    library = logging.getLogger("fastcnn")
+    before = library.level, library.propagate, list(library.handlers)
+    run(capsys, "recipes")
+    run(capsys, "summary", "nothing")
+    assert (library.level, library.propagate, list(library.handlers)) == before
