@@ -283,6 +283,7 @@ cdef cnp.ndarray bias_gradient(cnp.ndarray grad_output, real* tag):
     cdef bint last = is_channels_last(grad_output)
     if not last:
         grad = cnp.PyArray_GETCONTIGUOUS(grad_output)
+        last = pixels == 1  # both formats are the same memory
     cdef const real* g = <const real*>cnp.PyArray_DATA(grad)
     cdef real* out = <real*>cnp.PyArray_DATA(result)
     pieces = ceil_div(N * pixels, PIECE) if last else N
