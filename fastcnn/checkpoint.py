@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 _FORMAT = 1
+_DIGEST = 64  # hexadecimal digits of a SHA-256
 
 
 class CheckpointError(ValueError):
@@ -52,7 +53,8 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], state: 
         {"format": _FORMAT, "checksums": {name: _checksum(name, array) for name, array in stored.items()}, "state": dict(state or {})},
         default=_plain,
     )
-    metadata = {"format": "pt", "fastcnn": document, "fastcnn_sha256": _sha256(document.encode())}
+    # One entry: safetensors writes several in an order of its own making, and equal content should give equal files.
+    metadata = {"fastcnn": _sha256(document.encode()) + document}
     write_atomically(path, safetensors.numpy.save(stored, metadata=metadata))
 
 
@@ -78,8 +80,8 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> tuple[dict[str
         if verify:
             raise CheckpointError(path, "holds no fastcnn checksums: damaged, or written by another program (read that with verify=False)")
         return arrays, {}
-    document = metadata["fastcnn"]
-    if _sha256(document.encode()) != metadata.get("fastcnn_sha256"):
+    digest, document = metadata["fastcnn"][:_DIGEST], metadata["fastcnn"][_DIGEST:]
+    if _sha256(document.encode()) != digest:
         raise CheckpointError(path, "the metadata does not match its checksum: the file is damaged")
     content = json.loads(document)
     if content["format"] != _FORMAT:

@@ -200,3 +200,10 @@ def test_without_safetensors_the_message_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(ImportError, match=r'pip install "fastcnn\[train\]"'):
         checkpoint.save(tmp_path / "file", {})
+
+
+def test_equal_content_gives_equal_files(tmp_path):
+    state = {name: 1 for name in "abcdefgh"}
+    for number in range(5):
+        checkpoint.save(tmp_path / f"{number}", arrays(), state)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

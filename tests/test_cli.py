@@ -1,5 +1,6 @@
 """The command line: what each command prints, exit codes, one clear line for each thing a user can get wrong, Ctrl-C."""
 
+import functools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 from fastcnn import backend as backends
 from fastcnn import datasets
 from fastcnn.cli import main
+from fastcnn.train import compare_step_times
 
 pytest.importorskip("safetensors", reason="the extra `train` is not installed")
 PACKAGE_PARENT = Path(__file__).parent.parent
@@ -27,6 +29,14 @@ def keep_backend():
     before = backends.current().name
     yield
     backends.set_backend(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_comparison():
+    """Three pairs of steps are enough to see that they are measured and printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastcnn.recipes.run.compare_step_times", functools.partial(compare_step_times, max_steps=3, seconds=0))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -184,6 +184,10 @@ def test_first_layer_may_skip_its_input_gradient(images):
     residual[0].body[0].requires_input_grad = False
     assert residual.backward(residual(images)) is None
     assert all(parameter.grad is not None for parameter in residual.parameters())
+    concat = nn.Concat(conv(2, 1), nn.Identity(), conv(2, 1)).double()
+    concat[2].requires_input_grad = False
+    assert concat.backward(concat(images)) is None
+    assert all(parameter.grad is not None for parameter in concat.parameters())
 
 
 def test_missing_input_gradient_before_trained_layers_is_an_error(images):

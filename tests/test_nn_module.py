@@ -166,6 +166,33 @@ def test_load_state_dict_not_strict_skips_keys_but_not_shapes():
         layer.load_state_dict({"weight": np.ones((2, 2))}, strict=False)
 
 
+class Tensor:
+    """What load_state_dict knows of a tensor: three methods."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    cpu = detach
+
+    def numpy(self):
+        if self.array is None:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.array
+
+
+def test_load_state_dict_takes_tensors_by_their_methods():
+    layer = nn.Linear(2, 1, bias=False)
+    layer.load_state_dict({"weight": Tensor(np.array([[3.0, 4.0]]))})
+    np.testing.assert_array_equal(layer.weight.data, [[3, 4]])
+    layer.load_state_dict({"weight": nn.Parameter(np.array([[5.0, 6.0]]))})
+    np.testing.assert_array_equal(layer.weight.data, [[5, 6]])
+    with pytest.raises(TypeError, match="'weight' cannot be read as an array: Got unsupported ScalarType BFloat16"):
+        layer.load_state_dict({"weight": Tensor(None)})
+
+
 def test_module_without_forward_or_backward_says_so():
     with pytest.raises(NotImplementedError, match="Module has no forward"):
         nn.Module()(1)
@@ -181,6 +208,10 @@ def test_parameter_shares_its_array_and_shows_what_it_is():
     assert repr(parameter) == "Parameter(2x3, float32)"
     assert repr(nn.Parameter(array, requires_grad=False)) == "Parameter(2x3, float32, requires_grad=False)"
     assert np.shares_memory(np.asarray(parameter), array) and np.asarray(parameter, np.float64).dtype == np.float64
+    parameter.zero_grad(set_to_none=False)
+    assert parameter.grad is None
+    with pytest.raises(ValueError, match="float32 data cannot become float64 without a copy"):
+        parameter.__array__(np.dtype(np.float64), copy=False)
 
 
 def test_parameter_rejects_other_arrays():

@@ -22,6 +22,7 @@ they are resized to 20x20 (bilinear) and padded to 32x32. Pixels 0..255 become -
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class LeNet(Recipe):
     source = "LeCun et al. 1998, in a coursework report's version: max pooling, ReLU, softmax cross-entropy"
     input_shape = (1, 32, 32)
     setups = {
-        "digits": Setup(epochs=30, batch_size=32, lr=0.025),
+        "digits": Setup(epochs=30, batch_size=16, lr=0.02),
         "mnist": Setup(epochs=10, batch_size=32, lr=0.02),
         "fashion-mnist": Setup(epochs=10, batch_size=32, lr=0.02),
     }
@@ -76,8 +77,12 @@ class LeNet(Recipe):
     def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> Trainer:
         setup = self.setup(data, epochs=epochs, lr=lr)
         optimizer = optim.SGD(model.parameters(), lr=setup.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        cosine = schedule.CosineAnnealingLR(optimizer, T_max=setup.epochs)
-        return Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=cosine)
+        warmup = setup.epochs // 6
+
+        def factor(epoch: int) -> float:
+            return min(1.0, (epoch + 1) / (warmup + 1)) * (1 + math.cos(math.pi * epoch / setup.epochs)) / 2
+
+        return Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=schedule.LambdaLR(optimizer, factor))
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         H, W = images.shape[-2:]
