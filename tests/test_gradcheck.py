@@ -132,3 +132,10 @@ def test_a_layer_is_checked_with_its_parameters(rng):
 def test_doctests():
     results = doctest.testmod(sys.modules[gradcheck.__module__])
     assert results.attempted and not results.failed
+
+
+def test_a_gradient_that_is_zero_passes():
+    """A bias before a batch norm: the true gradient is zero, the numerical one is rounding."""
+    nn = pytest.importorskip("fastcnn.nn")
+    block = nn.Sequential(nn.Conv2d(2, 3, 3, dtype=np.float64, rng=0), nn.BatchNorm2d(3, dtype=np.float64))
+    gradcheck(block, np.random.default_rng(1).standard_normal((4, 2, 6, 6)))
