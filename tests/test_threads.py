@@ -189,6 +189,11 @@ def run_python(code, **environment):
     return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
 
 
+def test_importing_leaves_the_environment_as_it_was():
+    result = run_python("import os; before = dict(os.environ); import fastcnn.backends.cpu; assert dict(os.environ) == before")
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("isa", cpu.available_isas())
 def test_fastcnn_isa_forces_an_instruction_set(isa):
     result = run_python("import fastcnn.backends.cpu as cpu; print(cpu.isa())", FASTCNN_ISA=isa)

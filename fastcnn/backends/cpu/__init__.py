@@ -9,9 +9,11 @@ import os
 from collections.abc import Callable
 
 from ..ops import OPS
-from . import _runtime, select
-from ._runtime import copy_probe, fma_probe
-from .threads import default_threads
+from .threads import brief_spinning, default_threads
+
+with brief_spinning():
+    from . import _runtime, select
+    from ._runtime import copy_probe, fma_probe
 
 __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
            "record", "fma_probe", "copy_probe", *OPS]
