@@ -96,8 +96,8 @@ def _train(arguments: argparse.Namespace) -> None:
         "compare": True,
     }
     given = {name: getattr(arguments, name) for name in _RUN_OPTIONS if getattr(arguments, name) is not None}
-    _use_backend(arguments)
     if arguments.resume is None:
+        _use_backend(arguments)
         logger.info("%s: %s", recipe.name, recipe.description)
         logger.info(_where())
         result = recipes.train(recipe, **given, **common)
@@ -105,9 +105,11 @@ def _train(arguments: argparse.Namespace) -> None:
         if given:
             options = ", ".join("--" + name.replace("_", "-") for name in given)
             raise UsageError(f"{options}: a resumed run keeps the options it was started with")
-        found = RunFolder.read_config(arguments.resume)["recipe"]
-        if found != recipe.name:
-            raise UsageError(f"{arguments.resume} is a run of {found}, not of {recipe.name}")
+        config = RunFolder.read_config(arguments.resume)
+        if config["recipe"] != recipe.name:
+            raise UsageError(f"{arguments.resume} is a run of {config['recipe']}, not of {recipe.name}")
+        arguments.backend = arguments.backend or config.get("backend")  # another backend rounds differently
+        _use_backend(arguments)
         logger.info(_where())
         result = recipes.resume(arguments.resume, **common)
     if arguments.json:
@@ -279,9 +281,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (train, evaluate):
         command.add_argument("--data-dir", metavar="DIR", help="where the data set's files are (default: the cache folder)")
-        command.add_argument(
-            "--download", action=argparse.BooleanOptionalAction, default=True, help="fetch missing data set files (default: yes)"
-        )
+        command.add_argument("--download", action=argparse.BooleanOptionalAction, default=True, help="fetch missing data set files (default: yes)")
     for command in (train, evaluate, predict):
         command.add_argument("--backend", choices=backend.NAMES, help="what computes (default: FASTCNN_BACKEND or cpu)")
         command.add_argument("--threads", type=_number(int, 1), help="threads of the cpu backend (default: all CPUs this process may use)")

@@ -74,7 +74,7 @@ def curves(history: Any, val_name: str = "validation", title: str = "") -> Any:
             if name == "loss" and min(v for c in ("train_loss", "val_loss") if c in history for v in history[c]) > 0:
                 axes.set_yscale("log")  # the interesting part of a loss curve is its low end
                 axes.set_title("loss (logarithmic)", fontsize=10)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower right" if name == "accuracy" else "upper right")
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
@@ -180,9 +180,7 @@ def _mosaic(planes: Sequence[np.ndarray], columns: int, empty: float) -> np.ndar
     return picture
 
 
-def samples(
-    images: np.ndarray, predicted: np.ndarray, target: np.ndarray | None, classes: Sequence[str], columns: int = 8, title: str = ""
-) -> Any:
+def samples(images: np.ndarray, predicted: np.ndarray, target: np.ndarray | None, classes: Sequence[str], columns: int = 8, title: str = "") -> Any:
     """A grid of images with what the network says about them.
 
     images     (N, C, H, W), C = 1 or 3, uint8 or any floats (then stretched to the range of all images together)

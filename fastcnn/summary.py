@@ -44,10 +44,7 @@ class Summary:
 
     def __str__(self) -> str:
         titles = ("layer", "", "output", "parameters", "multiply-adds", "receptive field")
-        lines = [
-            (row.name, row.kind, shapes.by(row.output_shape), f"{row.parameters:,}", _count(row.macs), _field(row.receptive_field))
-            for row in self.rows
-        ]
+        lines = [(row.name, row.kind, shapes.by(row.output_shape), f"{row.parameters:,}", _count(row.macs), _field(row.receptive_field)) for row in self.rows]
         lines.append(("total", "", "", f"{self.parameters:,}", f"{self.macs:,}", ""))
         widths = [max(len(line[column]) for line in [titles, *lines]) for column in range(len(titles))]
         text = [_line(titles, widths), "-" * (sum(widths) + 2 * (len(widths) - 1))]

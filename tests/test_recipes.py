@@ -48,7 +48,7 @@ def test_every_recipe_is_complete(name):
     model = recipe.model(rng=0, num_classes=7)
     assert model.eval()(np.zeros((1, *recipe.input_shape), np.float32)).shape == (1, 7)
     trainer = recipe.trainer(model)
-    assert trainer.optimizer.lr == recipe.setup().lr
+    assert 0 < trainer.optimizer.lr <= recipe.setup().lr
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -87,13 +87,18 @@ def test_lenet_starts_as_its_docstring_says(lenet):
     assert type(optimizer).__name__ == "SGD" and optimizer.momentum == 0.9
 
 
-def test_the_rate_decays_to_the_end(lenet):
-    trainer = lenet.trainer(lenet.model(rng=0), epochs=4)
-    rates = []
-    for _ in range(5):
-        rates.append(trainer.optimizer.lr)
-        trainer.schedule.step()
-    assert rates[0] == lenet.setup().lr and rates == sorted(rates, reverse=True) and rates[4] == pytest.approx(0, abs=1e-12)
+def test_the_rate_rises_for_a_sixth_of_the_epochs_and_falls_to_zero(lenet):
+    def rates(epochs):
+        trainer, found = lenet.trainer(lenet.model(rng=0), epochs=epochs, lr=1.0), []
+        for _ in range(epochs + 1):
+            found.append(trainer.optimizer.lr)
+            trainer.schedule.step()
+        return found
+
+    long, short = rates(30), rates(3)
+    assert long[:6] == sorted(long[:6]) and long[5:] == sorted(long[5:], reverse=True)
+    assert long[0] == pytest.approx(1 / 6) and long[5] > 0.9 and long[30] == pytest.approx(0, abs=1e-12)
+    assert short == pytest.approx([1.0, 0.75, 0.25, 0.0])
 
 
 def test_digits_fill_the_box_that_mnist_digits_fill(lenet):

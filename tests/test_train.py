@@ -242,6 +242,16 @@ def test_the_schedule_moves_after_each_epoch():
     assert history["lr"] == [0.08, 0.08, 0.04, 0.04, 0.02]
 
 
+def test_a_schedule_may_move_after_each_batch():
+    model = network()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    one = Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=schedule.OneCycleLR(optimizer, 0.1, total_steps=6), schedule_every="batch")
+    history = fit(one, problem(20), epochs=2, batch_size=8, progress=False)
+    assert one.schedule.last_epoch == 6 and history["lr"][0] == pytest.approx(0.1 / 25)
+    with pytest.raises(ValueError, match="schedule_every must be 'epoch' or 'batch', got 'step'"):
+        Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule_every="step")
+
+
 def test_callbacks_see_every_epoch_and_may_stop():
     seen = []
 
@@ -457,9 +467,9 @@ def test_step_times_leave_the_backend_and_the_original_alone():
         pytest.skip(f"the cpu backend cannot be used: {backends.available()['cpu']}")
     x, y = problem(8)
     with backends.use_backend("cpu"):
-        times = compare_step_times(trainer, x, y, max_steps=3)
+        times = compare_step_times(trainer, x, y, max_rounds=2)
         assert backends.current().name == "cpu"
         assert compare_step_times(trainer, x, y, other="cpu") is None
-    assert (times.backend, times.other, times.batch, times.steps) == ("cpu", "reference", 8, 3)
+    assert (times.backend, times.other, times.batch, times.steps) == ("cpu", "reference", 8, 6)
     assert 0 < times.ms_min <= times.ms_median and 0 < times.other_ms_min <= times.other_ms_median
     assert times.speedup == times.other_ms_median / times.ms_median and "times faster" in str(times)

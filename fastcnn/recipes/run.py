@@ -19,6 +19,7 @@ from fastcnn.recipes.base import Recipe, RecipeData, Setup
 from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
 from fastcnn.train.folder import versions
+from fastcnn.train.trainer import INFERENCE_BATCH
 
 logger = logging.getLogger("fastcnn")
 
@@ -210,21 +211,19 @@ def _run(
     )
     result = _measure(recipe, data, trainer, parts.test, transform, folder.path)
     result = result._replace(history=history, seconds=sum(history["seconds"]) if len(history) else 0.0)
-    if compare:
-        result = result._replace(step_times=_compare(recipe, data, setup, parts, transform, trainer))
     folder.write_json("metrics.json", result.to_dict())
     _pictures(folder, result, "test" if parts.val is parts.test else "validation")
+    if compare:  # last: it is a measurement of this machine, not of the network, and may be cut short
+        result = result._replace(step_times=_compare(recipe, data, setup, parts, transform, trainer))
+        folder.write_json("metrics.json", result.to_dict())
     return result
 
 
 def _measure(recipe: Recipe, data: str, trainer: Trainer, test: Dataset, transform: Any, folder: Path) -> Result:
     dtype = next(trainer.model.parameters()).dtype
-    predicted: list[np.ndarray] = []
-    batches = Batches(test, 256, transform=transform, dtype=dtype)
-    logits = [trainer.predict(x) for x, _ in batches]
-    predicted = np.concatenate(logits)
-    confusion = metrics.confusion_matrix(predicted, test.labels, test.num_classes)
-    return Result(recipe, data, float(trainer.loss(predicted, test.labels)), metrics.accuracy(predicted, test.labels), confusion, test.classes, folder)
+    logits = np.concatenate([trainer.predict(x) for x, _ in Batches(test, INFERENCE_BATCH, transform=transform, dtype=dtype)])
+    confusion = metrics.confusion_matrix(logits, test.labels, test.num_classes)
+    return Result(recipe, data, float(trainer.loss(logits, test.labels)), metrics.accuracy(logits, test.labels), confusion, test.classes, folder)
 
 
 def _compare(recipe: Recipe, data: str, setup: Setup, parts: RecipeData, transform: Any, trainer: Trainer) -> StepTimes | None:

@@ -13,7 +13,7 @@ from fastcnn import backend
 from fastcnn.train.trainer import Trainer
 
 # Worker threads of a BLAS or OpenMP pool spin for some milliseconds after their last task and slow the other pool down; after this pause and
-# one untimed step, each timed step has the processors to itself.
+# one untimed step, the timed steps of a turn have the processors to themselves.
 _SETTLE_SECONDS = 0.012
 
 
@@ -44,38 +44,45 @@ class StepTimes(NamedTuple):
 
 
 def compare_step_times(
-    make_trainer: Callable[[], Trainer], x: np.ndarray, y: np.ndarray, other: str = "reference", max_steps: int = 20, seconds: float = 5.0
+    make_trainer: Callable[[], Trainer], x: np.ndarray, y: np.ndarray, other: str = "reference", max_rounds: int = 20, seconds: float = 5.0
 ) -> StepTimes | None:
     """Time trainer.step(x, y) on the active backend and on `other`, in turn; None if `other` is the active one.
 
     make_trainer  builds one trainer per backend, over a copy of the model of its own
-    seconds       about how long to measure: as many pairs of steps as fit, but at least 3 and at most max_steps
+    seconds       about how long to measure: as many rounds (of each backend's turn) as fit, but at least 3, or 1 if a round alone takes longer
     """
     active = backend.current().name
     if active == other:
         return None
     trainers = {name: make_trainer() for name in (active, other)}
     times: dict[str, list[float]] = {name: [] for name in trainers}
-    deadline = time.perf_counter() + seconds
-    while len(times[other]) < 3 or (time.perf_counter() < deadline and len(times[other]) < max_steps):
+    begin = time.perf_counter()
+    for done in range(1, max_rounds + 1):
         for name, trainer in trainers.items():
             with backend.use_backend(name):
                 time.sleep(_SETTLE_SECONDS)
-                trainer.step(x, y)
-                start = time.perf_counter()
-                trainer.step(x, y)
-                times[name].append(1e3 * (time.perf_counter() - start))
+                warm_up = _milliseconds(trainer, x, y)
+                times[name] += [_milliseconds(trainer, x, y) for _ in range(3 if warm_up < 100 else 1)]
+        spent = time.perf_counter() - begin
+        if spent > seconds and (done >= 3 or spent > done * seconds):
+            break
     return StepTimes(
         active,
         other,
         backend.get_num_threads(),
         len(x),
-        len(times[active]),
+        len(times[other]),
         min(times[active]),
         statistics.median(times[active]),
         min(times[other]),
         statistics.median(times[other]),
     )
+
+
+def _milliseconds(trainer: Trainer, x: np.ndarray, y: np.ndarray) -> float:
+    start = time.perf_counter()
+    trainer.step(x, y)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def _threads(count: int) -> str:

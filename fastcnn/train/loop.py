@@ -53,7 +53,7 @@ def fit(
     val        the same, or None; measured after every epoch
     loss       a loss module; nn.CrossEntropyLoss() by default
     optimizer  over model.parameters(); optim.Adam with its default learning rate, 1e-3, by default
-    schedule   stepped after every epoch
+    schedule   stepped after every epoch (for one that wants every batch, give a Trainer with schedule_every="batch")
     metrics    name -> function (logits, target) -> float; accuracy by default
     seed       of the shuffling and, when training starts at its beginning, of the library's default generator (dropout). With the model
                built under fastcnn.manual_seed, or with its own rng, the same seed gives the same bits
@@ -122,9 +122,7 @@ def _trainer(model: Any, loss: Any, optimizer: Any, schedule: Any, metrics: Any)
     )
 
 
-def _epoch(
-    trainer: Trainer, batches: Any, shown: EpochProgress, interrupted: Callable[[], bool], folder: RunFolder | None
-) -> dict[str, Any]:
+def _epoch(trainer: Trainer, batches: Any, shown: EpochProgress, interrupted: Callable[[], bool], folder: RunFolder | None) -> dict[str, Any]:
     """Train one epoch, or what is left of it, and return its training columns. Sums are kept in the trainer, so that a checkpoint has them."""
     if trainer.batch == 0:
         trainer.running = dict.fromkeys(["images", "seconds", "loss", *trainer.metrics], 0.0)
@@ -151,7 +149,7 @@ def _epoch(
             raise TrainingInterrupted(trainer.epoch + 1, folder.checkpoint if folder else None)
     running["seconds"] += time.perf_counter() - start
     trainer.epoch, trainer.batch = trainer.epoch + 1, 0
-    if trainer.schedule is not None:
+    if trainer.schedule is not None and trainer.schedule_every == "epoch":
         trainer.schedule.step()
     images, seconds = running["images"], running["seconds"]
     row: dict[str, Any] = {"epoch": trainer.epoch}

@@ -67,4 +67,4 @@ class EpochProgress:
 
     def _text(self, row: Mapping[str, Any], refresh: bool) -> None:
         short = {name.removeprefix("train_").replace("accuracy", "acc"): row[name] for name in row if name.startswith(("train_", "val_"))}
-        self.bar.set_postfix_str(" ".join(f"{name} {value:.4f}" for name, value in short.items()), refresh=refresh)
+        self.bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in short.items()), refresh=refresh)

@@ -24,18 +24,31 @@ INFERENCE_BATCH = 256
 class Trainer:
     """One training step at a time over a model, a loss module and an optimizer.
 
-    model      a fastcnn.nn module; its first layer with parameters stops computing an input gradient (nothing before it needs one), so
-               afterwards model.backward() returns None
-    loss       a loss module: loss(logits, target) -> float, loss.backward() -> grad_logits
-    optimizer  one of fastcnn.optim over model.parameters()
-    schedule   one of fastcnn.schedule over the optimizer, stepped by fit() after each epoch
-    metrics    name -> function (logits, target) -> float; {"accuracy": metrics.accuracy} by default, {} for none
+    model           a fastcnn.nn module; its first layer with parameters stops computing an input gradient (nothing before it needs one),
+                    so afterwards model.backward() returns None
+    loss            a loss module: loss(logits, target) -> float, loss.backward() -> grad_logits
+    optimizer       one of fastcnn.optim over model.parameters()
+    schedule        one of fastcnn.schedule over the optimizer
+    schedule_every  "epoch": fit() steps it after each epoch; "batch": step() does, as OneCycleLR wants it
+    metrics         name -> function (logits, target) -> float; {"accuracy": metrics.accuracy} by default, {} for none
 
     Public state: `epoch` (whole epochs done), `batch` (batches done in the epoch under way), `iteration` (steps done), `history`
     and `logits` (of the latest step, from before its update).
     """
 
-    def __init__(self, model: Any, loss: Any, optimizer: Any, *, schedule: Any = None, metrics: Mapping[str, Metric] | None = None):
+    def __init__(
+        self,
+        model: Any,
+        loss: Any,
+        optimizer: Any,
+        *,
+        schedule: Any = None,
+        schedule_every: str = "epoch",
+        metrics: Mapping[str, Metric] | None = None,
+    ):
+        if schedule_every not in ("epoch", "batch"):
+            raise ValueError(f"Trainer: schedule_every must be 'epoch' or 'batch', got {schedule_every!r}")
+        self.schedule_every = schedule_every
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.metrics = dict(DEFAULT_METRICS if metrics is None else metrics)
         self.epoch = self.batch = self.iteration = 0
@@ -57,6 +70,8 @@ class Trainer:
         value = loss(self.logits, y)
         model.backward(loss.backward())
         self.optimizer.step()
+        if self.schedule is not None and self.schedule_every == "batch":
+            self.schedule.step()
         self.iteration += 1
         return float(value)
 
@@ -124,11 +139,13 @@ class Trainer:
         kinds = {name: rng.bit_generator.state["bit_generator"] for name, rng in generators.items()}
         if kinds != {name: saved["bit_generator"] for name, saved in state["generators"].items()}:
             raise CheckpointError(path, f"has other random generators than this model: {sorted(state['generators'])} against {sorted(kinds)}")
+        before = self.optimizer.state_dict()
         try:
             self.optimizer.load_state_dict(parts["optimizer"])
             if self.schedule is not None:
                 self.schedule.load_state_dict(parts["schedule"])
         except (KeyError, TypeError, ValueError) as error:
+            self.optimizer.load_state_dict(before)
             raise CheckpointError(path, f"its optimizer or schedule does not fit this trainer's: {error}") from error
         self.model.load_state_dict(parts["model"])
         for name, rng in generators.items():
