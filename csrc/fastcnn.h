@@ -60,10 +60,21 @@ enum fc_eltwise_op {
 FC_DECLARE_KERNELS(float, fc_kernels_f32)
 FC_DECLARE_KERNELS(double, fc_kernels_f64)
 
+/* Winograd's transforms (kernels/winograd.inc) exist in float32 only: who computes in float64 wants the direct algorithm's accuracy. */
+typedef struct {
+    void (*input)(const float *x, fc_index x_row, fc_index x_pixel, fc_index channels, float *planes, fc_index plane);
+    void (*grad)(const float *grad, fc_index g_row, fc_index g_pixel, int rows, int cols, fc_index channels, float *planes, fc_index plane);
+    void (*output)(const float *planes, fc_index plane, const float *bias, float *out, fc_index out_row, fc_index out_pixel, int rows, int cols,
+                   fc_index channels);
+    void (*weight)(const float *w, fc_index tap, fc_index width, float *planes, fc_index plane);
+    void (*weight_grad)(const float *planes, fc_index plane, fc_index width, float *out, fc_index tap);
+} fc_winograd_kernels;
+
 typedef struct {
     const char *name;
     fc_kernels_f32 f32;
     fc_kernels_f64 f64;
+    fc_winograd_kernels winograd;
 } fc_isa;
 
 /* dispatch.c */

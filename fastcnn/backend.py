@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 NAMES = ("reference", "cpu")
-ALGORITHMS = ("auto", "direct")
+ALGORITHMS = ("auto", "direct", "winograd")
 
 _context: ContextVar[Any] = ContextVar("fastcnn_backend", default=None)
 _default: ModuleType | None = None
@@ -87,7 +87,8 @@ def use_backend(name: str) -> _Restorer:
 
 
 def use_algorithm(name: str) -> _Restorer:
-    """Choose how the cpu backend convolves: "direct" (bits independent of position) or "auto" (the fastest, now direct).
+    """Choose how the cpu backend convolves: "direct" (exact for integers, bits independent of position), "winograd" (float32 3x3 stride 1, wherever
+    it can) or "auto" (the fastest).
 
     The reference backend always convolves directly.
     """

@@ -6,6 +6,7 @@ Inputs are small integers, so every order of summation is exact: results are com
 import numpy as np
 import pytest
 
+import fastcnn
 from bench import problems
 from fastcnn.backends import reference
 from fastcnn.shapes import pool2d_output_size, resolve_padding
@@ -25,10 +26,11 @@ def isa(request):
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
+def two_threads_and_exact_algorithms():
     before = cpu.get_num_threads()
     cpu.set_num_threads(2)
-    yield
+    with fastcnn.use_algorithm("direct"):
+        yield
     cpu.set_num_threads(before)
 
 
@@ -82,7 +84,8 @@ def test_conv2d_agrees(problem, isa, dtype, rng):
 
 
 def every_implementation(op):
-    return [pytest.param(op, impl, id=f"{op}-{impl.name}") for impl in cpu.select.IMPLEMENTATIONS[op]]
+    """All that are exact; test_winograd.py has the others."""
+    return [pytest.param(op, impl, id=f"{op}-{impl.name}") for impl in cpu.select.IMPLEMENTATIONS[op] if "winograd" not in impl.name]
 
 
 @pytest.mark.parametrize(("op", "impl"), [p for op in ("conv2d", "conv2d_grad_input", "conv2d_grad_weight") for p in every_implementation(op)])

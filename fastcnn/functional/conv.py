@@ -65,7 +65,7 @@ def conv2d(
 
     padding    zeros around the image: an int, a pair, 'valid' (none) or 'same' (stride 1; the odd pixel at the bottom and right)
     dilation   distance between taps in input pixels, 1 = dense
-    algorithm  "direct" or "auto" for this call; None leaves it to use_algorithm
+    algorithm  "direct", "winograd" or "auto" for this call; None leaves it to use_algorithm
     Raises     ShapeError if shapes do not fit, TypeError if dtypes differ (nothing is cast)
     """
     input, unbatched = images(input, "conv2d", "input")

@@ -24,8 +24,6 @@ set_isa = _runtime.set_isa
 get_num_threads = _runtime.threads
 record = select.record
 
-_algorithm = "auto"
-
 
 def available_isas() -> list[str]:
     """Kernel sets that this machine can run, best first."""
@@ -38,13 +36,12 @@ def set_num_threads(n: int) -> None:
 
 
 def set_algorithm(algorithm: str) -> None:
-    """Which convolution algorithms may run, "auto" or "direct". All of this version's are direct."""
-    global _algorithm
-    _algorithm = algorithm
+    """Which convolutions may run: "auto" (the fastest), "direct" (exact, bits independent of position) or "winograd" (wherever it can, paying or not)."""
+    select.algorithm = algorithm
 
 
 def get_algorithm() -> str:
-    return _algorithm
+    return select.algorithm
 
 
 def config() -> dict[str, object]:

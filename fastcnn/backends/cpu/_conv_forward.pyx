@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, fill_segments, imax, imin, index, load_rows, real
-from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels, pack_row, pack_transposed, panel_elements, to_ohwi
+from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
 
 cnp.import_array()
@@ -193,26 +193,31 @@ cdef void run(const fc_isa* kernels, Geometry* g, const Plan* p, const real* x, 
             run_item(kernels, g, plan, item, x, sx, panels, packed, bias, y, scratch + threadid() * plan.worker_bytes)
 
 
-cdef void pack_forward(const fc_isa* kernels, Geometry* g, const Panels* panels, const real* w, bint ohwi, real* packed, real* spare, int threads) noexcept nogil:
-    """Panels of every group: columns = output channels, rows = taps x channels. `spare` holds the weights with the channels last where they are not already."""
-    cdef index group, size = panels.k * panels.n
-    cdef const real* source = w
-    for group in prange(g.G, num_threads=threads, schedule="static"):
-        if not ohwi:
-            to_ohwi(kernels, w + group * size, g.Og, g.Cg, g.KH * g.KW, spare + group * size)
-        pack_transposed(kernels, panels, (w if ohwi else spare) + group * size, packed + group * panel_elements(panels))
+cdef const real* channels_last_weights(const fc_isa* kernels, const real* w, index filters, index channels, index taps, bint ohwi, real* spare,
+                                       int threads) noexcept nogil:
+    """The filters with their channels last: w itself, or a copy in `spare`."""
+    cdef index o, size = channels * taps
+    if ohwi:
+        return w
+    for o in prange(filters, num_threads=threads, schedule="static"):
+        filter_to_last(kernels, w + o * size, channels, taps, spare + o * size)
+    return spare
 
 
-cdef void pack_flipped(const fc_isa* kernels, Geometry* g, const Panels* panels, const real* w, bint ohwi, real* packed, real* spare, int threads) noexcept nogil:
+cdef void pack_forward(const fc_isa* kernels, Geometry* g, const Panels* panels, const real* w, real* packed, int threads) noexcept nogil:
+    """Panels of every group: columns = output channels, rows = taps x channels."""
+    cdef index i
+    for i in prange(g.G * panels.count, num_threads=threads, schedule="static"):
+        pack_panel(kernels, panels, i % panels.count, w + i // panels.count * panels.k * panels.n, packed + i // panels.count * panel_elements(panels))
+
+
+cdef void pack_flipped(Geometry* g, const Panels* panels, const real* w, real* packed, int threads) noexcept nogil:
     """Panels of the flipped kernel, g being the forward convolution that computes the input gradient (its channels are the layer's output channels):
     columns = the layer's input channels, rows = flipped taps x output channels."""
-    cdef index group, o, tap, taps = g.KH * g.KW, size = panels.k * panels.n
-    for group in prange(g.G, num_threads=threads, schedule="static"):
-        if not ohwi:
-            to_ohwi(kernels, w + group * size, g.Cg, g.Og, taps, spare + group * size)
-        for o in range(g.Cg):
-            for tap in range(taps):
-                pack_row(panels, (taps - 1 - tap) * g.Cg + o, (w if ohwi else spare) + group * size + (o * taps + tap) * g.Og, packed + group * panel_elements(panels))
+    cdef index i, tap, taps = g.KH * g.KW
+    for i in prange(g.C, num_threads=threads, schedule="static"):
+        for tap in range(taps):
+            pack_row(panels, (taps - 1 - tap) * g.Cg + i % g.Cg, w + (i * taps + tap) * g.Og, packed + i // g.Cg * panel_elements(panels))
 
 
 cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, bint last, real* tag):
@@ -248,10 +253,12 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         for group in range(g.G):
             memcpy(padded_bias + group * panels.nvec * panels.lanes, b + group * g.Og, g.Og * sizeof(real))
     with nogil:
+        # the layer's filters: g.O of g.Cg channels, or g.C of g.Og where g runs backwards
+        w_data = channels_last_weights(kernels, w_data, g.C if flipped else g.O, g.Og if flipped else g.Cg, taps, ohwi, spare, plan.threads)
         if flipped:
-            pack_flipped(kernels, g, &panels, w_data, ohwi, packed, spare, plan.threads)
+            pack_flipped(g, &panels, w_data, packed, plan.threads)
         else:
-            pack_forward(kernels, g, &panels, w_data, ohwi, packed, spare, plan.threads)
+            pack_forward(kernels, g, &panels, w_data, packed, plan.threads)
         run(kernels, g, &plan, x, sx, &panels, packed, padded_bias, y, scratch)
     release(arena)
     return output

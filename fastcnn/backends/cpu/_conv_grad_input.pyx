@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real
-from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels, pack_row, panel_elements, to_ohwi
+from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_row, panel_elements
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
 
 cnp.import_array()
@@ -127,15 +127,16 @@ cdef void run_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item
 
 cdef void pack(const fc_isa* kernels, Geometry* g, index runs, const Panels* panels, const real* w, bint ohwi, real* packed, real* spare, int threads) noexcept nogil:
     """Per group, kernel row (and tap, where dilated): rows = output channels, columns = the run of taps x channels they send."""
-    cdef index group, o, kh, run, size = g.Og * g.KH * g.KW * g.Cg
-    for group in prange(g.G, num_threads=threads, schedule="static"):
+    cdef index o, i, group, taps = g.KH * g.KW, size = taps * g.Cg
+    cdef const real* source
+    for o in prange(g.O, num_threads=threads, schedule="static"):
+        group = o // g.Og
+        source = w + o * size
         if not ohwi:
-            to_ohwi(kernels, w + group * size, g.Og, g.Cg, g.KH * g.KW, spare + group * size)
-        for o in range(g.Og):
-            for kh in range(g.KH):
-                for run in range(runs):
-                    pack_row(panels, o, (w if ohwi else spare) + group * size + ((o * g.KH + kh) * runs + run) * panels.n,
-                             packed + ((group * g.KH + kh) * runs + run) * panel_elements(panels))
+            filter_to_last(kernels, source, g.Cg, taps, spare + o * size)
+            source = spare + o * size
+        for i in range(g.KH * runs):
+            pack_row(panels, o % g.Og, source + i * panels.n, packed + (group * g.KH * runs + i) * panel_elements(panels))
 
 
 cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray weight, bint last, real* tag):

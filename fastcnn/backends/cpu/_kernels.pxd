@@ -60,10 +60,18 @@ cdef extern from "fastcnn.h" nogil:
         void (*eltwise_backward)(int op, const double* grad, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, double* out) noexcept nogil
 
+    ctypedef struct fc_winograd_kernels:
+        void (*input)(const float* x, Py_ssize_t x_row, Py_ssize_t x_pixel, Py_ssize_t channels, float* planes, Py_ssize_t plane) noexcept nogil
+        void (*grad)(const float* grad, Py_ssize_t g_row, Py_ssize_t g_pixel, int rows, int cols, Py_ssize_t channels, float* planes, Py_ssize_t plane) noexcept nogil
+        void (*output)(const float* planes, Py_ssize_t plane, const float* bias, float* out, Py_ssize_t out_row, Py_ssize_t out_pixel, int rows, int cols, Py_ssize_t channels) noexcept nogil
+        void (*weight)(const float* w, Py_ssize_t tap, Py_ssize_t width, float* planes, Py_ssize_t plane) noexcept nogil
+        void (*weight_grad)(const float* planes, Py_ssize_t plane, Py_ssize_t width, float* out, Py_ssize_t tap) noexcept nogil
+
     ctypedef struct fc_isa:
         const char* name
         fc_kernels_f32 f32
         fc_kernels_f64 f64
+        fc_winograd_kernels winograd
 
     enum:
         FC_RELU

@@ -43,27 +43,21 @@ cdef inline index panel_elements(const Panels* p) noexcept nogil:
     return p.k * p.nvec * p.lanes
 
 
-cdef inline void to_ohwi(const fc_isa* kernels, const real* w, index O, index Cg, index taps, real* out) noexcept nogil:
-    """(O, Cg, taps) -> (O, taps, Cg): weights with the channels last."""
-    cdef index o
-    for o in range(O):
-        if real is float:
-            kernels.f32.transpose(w + o * Cg * taps, taps, out + o * Cg * taps, Cg, Cg, taps, Cg)
-        else:
-            kernels.f64.transpose(w + o * Cg * taps, taps, out + o * Cg * taps, Cg, Cg, taps, Cg)
+cdef inline void filter_to_last(const fc_isa* kernels, const real* w, index Cg, index taps, real* out) noexcept nogil:
+    """One filter (Cg, taps) -> (taps, Cg): the channels last."""
+    if real is float:
+        kernels.f32.transpose(w, taps, out, Cg, Cg, taps, Cg)
+    else:
+        kernels.f64.transpose(w, taps, out, Cg, Cg, taps, Cg)
 
 
-cdef inline void pack_transposed(const fc_isa* kernels, const Panels* p, const real* matrix, real* out) noexcept nogil:
-    """Panels of the transpose of matrix (n, k): the weights of a forward convolution or a linear layer."""
-    cdef index i, v0, wide, columns
-    for i in range(p.count):
-        v0 = first_vector(p, i)
-        wide = (first_vector(p, i + 1) - v0) * p.lanes
-        columns = imin(wide, p.n - v0 * p.lanes)
-        if real is float:
-            kernels.f32.transpose(matrix + v0 * p.lanes * p.k, p.k, out + v0 * p.lanes * p.k, wide, columns, p.k, wide)
-        else:
-            kernels.f64.transpose(matrix + v0 * p.lanes * p.k, p.k, out + v0 * p.lanes * p.k, wide, columns, p.k, wide)
+cdef inline void pack_panel(const fc_isa* kernels, const Panels* p, index i, const real* matrix, real* out) noexcept nogil:
+    """Panel i of the transpose of matrix (n, k): the weights of a forward convolution or a linear layer."""
+    cdef index v0 = first_vector(p, i), wide = (first_vector(p, i + 1) - v0) * p.lanes, columns = imin(wide, p.n - v0 * p.lanes)
+    if real is float:
+        kernels.f32.transpose(matrix + v0 * p.lanes * p.k, p.k, out + v0 * p.lanes * p.k, wide, columns, p.k, wide)
+    else:
+        kernels.f64.transpose(matrix + v0 * p.lanes * p.k, p.k, out + v0 * p.lanes * p.k, wide, columns, p.k, wide)
 
 
 cdef inline void pack_row(const Panels* p, index row, const real* values, real* out) noexcept nogil:

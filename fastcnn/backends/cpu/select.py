@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import reference
 from ..ops import OPS
-from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _pool
+from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _pool, _winograd
 
 
 class Impl(NamedTuple):
@@ -64,17 +66,51 @@ def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tu
     return None
 
 
+# "direct": only algorithms that are exact for integers; "winograd": also where it does not pay. See fastcnn.use_algorithm.
+algorithm = "auto"
+
+
+def not_winograd(x: Any, weight_shape: tuple, output_size: tuple, options: tuple, least_gain: float, least_tiles: int) -> str | None:
+    """F(4x4, 3x3) on float32. It does 36 multiply-adds per tile of 4x4 outputs where the direct algorithm does 9 per output, and pays for it by transforms: of every
+    tile, so the tiles must be well filled (`least_gain`: direct over Winograd operations), and of the weights, so there must be some tiles to share them."""
+    stride, padding, dilation, groups = options
+    if algorithm == "direct":
+        return "the algorithm is set to 'direct'"
+    if x.dtype != np.float32:
+        return f"needs float32, got {x.dtype}"
+    if tuple(weight_shape[2:]) != (3, 3) or stride != (1, 1) or dilation != (1, 1) or groups != 1:
+        return f"needs a 3x3 kernel, stride 1, dilation 1, groups 1, got {weight_shape[2]}x{weight_shape[3]}, {stride}, {dilation}, {groups}"
+    if algorithm == "winograd":
+        return None
+    if min(weight_shape[:2]) < 16:
+        return f"needs at least 16 input and output channels to fill its vectors, got {weight_shape[1]} and {weight_shape[0]}"
+    OH, OW = output_size
+    tiles = -(-OH // 4) * -(-OW // 4)
+    if 9 * OH * OW < least_gain * 36 * tiles:
+        return f"its {tiles} tiles of 4x4 are too empty for an output of {OH}x{OW}: {36 * tiles} products instead of {9 * OH * OW}"
+    if len(x) * tiles < least_tiles:
+        return f"needs at least {least_tiles} tiles to pay for transforming the weights, got {len(x) * tiles}"
+    return None
+
+
+def not_winograd_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> str | None:
+    """The same for the input gradient, whose output is the layer's input; beyond padding 2 it would not be a convolution of the whole grad_output."""
+    reason = not_winograd(grad_output, weight.shape, input_shape[2:], (stride, padding, dilation, groups), 1.5, 16)
+    return reason or not_flippable(weight, stride, padding, dilation)
+
+
 def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
-    output = _conv_forward.linear(input.reshape(len(input), -1), weight.reshape(len(weight), -1), bias)
+    output = _conv_forward.linear(input.reshape(len(input), weight[0].size), weight.reshape(len(weight), weight[0].size), bias)
     return output.reshape(len(input), len(weight), 1, 1)
 
 
 def conv2d_grad_input_covering(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
-    return _conv_forward.linear_grad_input(grad_output.reshape(len(grad_output), -1), weight.reshape(len(weight), -1)).reshape(input_shape)
+    return _conv_forward.linear_grad_input(grad_output.reshape(len(grad_output), len(weight)), weight.reshape(len(weight), -1)).reshape(input_shape)
 
 
 def conv2d_grad_weight_covering(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
-    return _conv_grad_weight.linear_grad_weight(grad_output.reshape(len(grad_output), -1), input.reshape(len(input), -1)).reshape(weight_shape)
+    rows, filters, size = len(input), weight_shape[0], weight_shape[1] * weight_shape[2] * weight_shape[3]
+    return _conv_grad_weight.linear_grad_weight(grad_output.reshape(rows, filters), input.reshape(rows, size)).reshape(weight_shape)
 
 
 IMPLEMENTATIONS: dict[str, list[Impl]] = {
@@ -82,6 +118,8 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape[2:], w.shape[2:], p, g) or not_flat(x, w)),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
+        Impl("winograd_4x4_3x3", _winograd.conv2d,
+             lambda x, w, b, s, p, d, g: not_winograd(x, w.shape, (x.shape[2] + sum(p[0]) - 2, x.shape[3] + sum(p[1]) - 2), (s, p, d, g), 1.5, 16)),
         Impl("direct", _conv_forward.conv2d),
     ],
     "conv2d_grad_input": [
@@ -90,6 +128,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
              lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g) or not_flippable(w, s, p, d)),
         Impl("direct_depthwise", _depthwise.conv2d_grad_input, lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g)),
+        Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
         Impl("direct_flipped", _conv_forward.conv2d_grad_input_flipped, flip_is_slower),
         Impl("direct_overlap_add", _conv_grad_input.conv2d_grad_input),
     ],
@@ -97,6 +136,8 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape[2:], tuple(ws[2:]), p, g) or not_flat(gy, x)),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
+        Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
+             lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
         Impl("direct", _conv_grad_weight.conv2d_grad_weight),
     ],
     "conv2d_grad_bias": [Impl("direct", _conv_grad_weight.conv2d_grad_bias)],

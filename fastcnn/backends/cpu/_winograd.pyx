@@ -1,0 +1,398 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Winograd convolution F(4x4, 3x3): forward, input gradient and weight gradient in float32. csrc/kernels/winograd.inc holds the transforms and their derivation.
+
+The output is cut into tiles of 4x4. An item is a block of tiles: it loads the pixels under them into zero-padded scratch (so padding, overhanging tiles and every
+memory format are dealt with by the loader), transforms them into 36 planes (tiles, C), multiplies each plane with its frequency of the weights (C, O), and transforms
+the 36 products back. For T tiles the planes take 36 * T * (C + O) floats; with BLOCK_BYTES they stay in L2, where the 36 products read and write them.
+
+The planes are PLANE_PAD apart beyond their size: planes a power of two apart fall into the same few cache sets, which halves the speed.
+"""
+cimport numpy as cnp
+from cython.parallel cimport parallel, prange, threadid
+from libc.string cimport memcpy, memset
+
+from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._kernels cimport fc_isa
+from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows
+from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+
+cnp.import_array()
+
+cdef enum:
+    FREQUENCIES = 36
+    TILE = 4
+    PLANE_PAD = 16              # floats: one cache line
+    BLOCK_BYTES = 600 * 1024    # planes of a block
+    LEAST_TILES = 16            # two full register tiles of rows
+    MOST_TILES = 64
+    MOST_ROWS = 8
+    GRAD_TILES = 64             # tiles of a strip in the weight gradient: each reads and writes all of the transformed gradient once
+    PARTIAL_BYTES = 8 * 1024 * 1024
+    MOST_SLOTS = 8
+    SLOT_TILES = 32             # fewer would not pay for clearing and adding a transformed gradient of their own
+
+
+cdef struct Blocks:
+    # the cut of (N, TH, TW) tiles into blocks of images x rows x cols
+    index TH
+    index TW
+    index images
+    index rows
+    index cols
+    index batches
+    index row_blocks
+    index col_blocks
+    index count
+    index tiles      # most tiles of a block
+    index strip      # elements of the loaded pixels of one image, C channels
+
+
+cdef Blocks cut(Geometry* g, index most, index least_blocks) noexcept nogil:
+    """Blocks of about `most` tiles: whole images if several fit, else rows of one image, else part of a row; smaller ones where there would be too few to share."""
+    cdef Blocks b
+    b.TH, b.TW = ceil_div(g.OH, TILE), ceil_div(g.OW, TILE)
+    while True:
+        b.cols = ceil_div(b.TW, ceil_div(b.TW, most))
+        b.rows = imin(b.TH, imax(1, most // b.cols))
+        b.rows = ceil_div(b.TH, ceil_div(b.TH, b.rows))
+        b.images = imin(g.N, imax(1, most // (b.TH * b.TW))) if b.cols == b.TW and b.rows == b.TH else 1
+        b.images = ceil_div(g.N, ceil_div(g.N, b.images))
+        b.batches, b.row_blocks, b.col_blocks = ceil_div(g.N, b.images), ceil_div(b.TH, b.rows), ceil_div(b.TW, b.cols)
+        b.count = b.batches * b.row_blocks * b.col_blocks
+        if b.count >= least_blocks or most <= MOST_ROWS:
+            break
+        most = imax(MOST_ROWS, most // 2)
+    b.tiles = b.images * b.rows * b.cols
+    b.strip = (b.rows * TILE + 2) * (b.cols * TILE + 2) * g.C
+    return b
+
+
+cdef void place(const Blocks* b, Geometry* g, index block, index* n0, index* images, index* r0, index* rows, index* c0, index* cols) noexcept nogil:
+    c0[0] = block % b.col_blocks * b.cols
+    r0[0] = block // b.col_blocks % b.row_blocks * b.rows
+    n0[0] = block // (b.col_blocks * b.row_blocks) * b.images
+    cols[0], rows[0], images[0] = imin(b.cols, b.TW - c0[0]), imin(b.rows, b.TH - r0[0]), imin(b.images, g.N - n0[0])
+
+
+cdef void transform_input(const fc_isa* kernels, Geometry* g, const float* x, View sx, index n, index r0, index rows, index c0, index cols, float* strip,
+                          float* planes, index line, index plane) noexcept nogil:
+    """The tiles (r0.., c0..) of image n, as rows of the planes."""
+    cdef index left = g.PL - c0 * TILE, width = cols * TILE + 2, depth = rows * TILE + 2, r, c
+    cdef index skip = imax(0, -left)
+    load_rows(kernels, x + n * sx.n + skip * sx.w, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
+    for r in range(rows):
+        for c in range(cols):
+            kernels.winograd.input(strip + (r * TILE * width + c * TILE) * g.C, width * g.C, g.C, g.C, planes + (r * cols + c) * line, plane)
+
+
+cdef struct Plan:
+    Blocks blocks
+    int threads
+    bint last
+    index line       # channels of an input plane's row, whole vectors
+    index plane      # between input planes
+    index out_plane  # between output planes
+    size_t strip_bytes
+    size_t planes_bytes
+    size_t out_bytes
+    size_t image_bytes
+    size_t worker_bytes
+
+
+cdef Plan make_plan(const fc_isa* kernels, Geometry* g, const Panels* panels, bint last) noexcept nogil:
+    cdef Plan p
+    cdef index lanes = kernels.f32.lanes, width = panels.nvec * lanes
+    cdef index most = BLOCK_BYTES // (FREQUENCIES * <index>sizeof(float) * (g.C + g.O)) // MOST_ROWS * MOST_ROWS
+    cdef double flops = 2.0 * g.N * ceil_div(g.OH, TILE) * ceil_div(g.OW, TILE) * FREQUENCIES * g.C * g.O
+    p.last = last
+    p.threads = thread_count(flops, 1 << 20)
+    p.blocks = cut(g, imin(MOST_TILES, imax(LEAST_TILES, most)), 2 * p.threads if p.threads > 1 else 1)
+    p.threads = thread_count(flops, p.blocks.count)
+    p.line = ceil_div(g.C, lanes) * lanes
+    p.plane = p.blocks.tiles * p.line + PLANE_PAD
+    p.out_plane = p.blocks.tiles * width + PLANE_PAD
+    p.strip_bytes = aligned(p.blocks.strip * sizeof(float))
+    p.planes_bytes = aligned(FREQUENCIES * p.plane * sizeof(float))
+    p.out_bytes = aligned(FREQUENCIES * p.out_plane * sizeof(float))
+    p.image_bytes = 0 if last else aligned(p.blocks.rows * p.blocks.cols * TILE * TILE * g.O * sizeof(float))
+    p.worker_bytes = p.strip_bytes + p.planes_bytes + p.out_bytes + p.image_bytes
+    return p
+
+
+cdef void multiply(const fc_isa* kernels, const float* planes, index plane, index line, index tiles, const Panels* panels, const float* weights, index weight_plane,
+                   float* out, index out_plane) noexcept nogil:
+    """36 matrix products (tiles, C) x (C, O), one per frequency."""
+    cdef float* rows[MOST_ROWS]
+    cdef float* outs[MOST_ROWS]
+    cdef index f, i, t, at, wide, width = panels.nvec * panels.lanes, origin = 0
+    cdef int j, m, mr = kernels.f32.mr
+    for f in range(FREQUENCIES):
+        for i in range(panels.count):
+            at = first_vector(panels, i) * panels.lanes
+            wide = first_vector(panels, i + 1) * panels.lanes - at
+            t = 0
+            while t < tiles:
+                m = <int>imin(mr, tiles - t)
+                for j in range(mr):
+                    rows[j] = <float*>planes + f * plane + (t + (j if j < m else m - 1)) * line
+                    outs[j] = out + f * out_plane + (t + (j if j < m else m - 1)) * width + at
+                kernels.f32.tile(rows, &origin, 1, panels.k, weights + f * weight_plane + at * panels.k, NULL, 0, outs, m, <int>(wide // panels.lanes), <int>wide)
+                t += mr
+
+
+cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index block, const float* x, View sx, const Panels* panels, const float* weights,
+                    index weight_plane, const float* bias, float* y, char* scratch) noexcept nogil:
+    cdef index n0, images, r0, rows, c0, cols, n, r, c, h, w, tile, height, width, wide = panels.nvec * panels.lanes
+    cdef float* strip = <float*>scratch
+    cdef float* planes = <float*>(scratch + p.strip_bytes)
+    cdef float* products = <float*>(scratch + p.strip_bytes + p.planes_bytes)
+    cdef float* image = <float*>(scratch + p.strip_bytes + p.planes_bytes + p.out_bytes)
+    cdef float* out
+    place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
+    for n in range(images):
+        transform_input(kernels, g, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
+    multiply(kernels, planes, p.plane, p.line, images * rows * cols, panels, weights, weight_plane, products, p.out_plane)
+    height, width = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
+    for n in range(images):
+        for r in range(rows):
+            for c in range(cols):
+                tile = (n * rows + r) * cols + c
+                h, w = r * TILE, c * TILE
+                if p.last:
+                    out = y + (((n0 + n) * g.OH + r0 * TILE + h) * g.OW + c0 * TILE + w) * g.O
+                    kernels.winograd.output(products + tile * wide, p.out_plane, bias, out, g.OW * g.O, g.O, <int>imin(TILE, height - h), <int>imin(TILE, width - w), g.O)
+                else:
+                    kernels.winograd.output(products + tile * wide, p.out_plane, bias, image + (h * width + w) * g.O, width * g.O, g.O, <int>imin(TILE, height - h),
+                                            <int>imin(TILE, width - w), g.O)
+        if not p.last:
+            out = y + ((n0 + n) * g.O * g.OH + r0 * TILE) * g.OW + c0 * TILE
+            if width == g.OW:  # whole rows follow each other in the plane
+                kernels.f32.transpose(image, g.O, out, g.OH * g.OW, height * width, g.O, height * width)
+            else:
+                for h in range(height):
+                    kernels.f32.transpose(image + h * width * g.O, g.O, out + h * g.OW, g.OH * g.OW, width, g.O, width)
+
+
+cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const Panels* taps, const float* packed, float* weights, index plane, int threads) noexcept nogil:
+    """Panels of the nine taps (9 * C rows) -> panels of each frequency (C rows)."""
+    cdef index c, i, v0, wide
+    for c in prange(panels.k, num_threads=threads, schedule="static"):
+        for i in range(panels.count):
+            v0 = first_vector(panels, i) * panels.lanes
+            wide = first_vector(panels, i + 1) * panels.lanes - v0
+            kernels.winograd.weight(packed + v0 * taps.k + c * wide, panels.k * wide, wide, weights + v0 * panels.k + c * wide, plane)
+
+
+cdef void pack(const fc_isa* kernels, Geometry* g, const Panels* taps, const float* w, bint ohwi, bint flipped, float* packed, float* spare, int threads) noexcept nogil:
+    """Panels of the nine taps: rows = taps x channels of g's input, columns = channels of its output. `flipped`: g computes an input gradient, so w holds g.C filters
+    of g.O channels, and the taps are reversed."""
+    cdef index filters = g.C if flipped else g.O, channels = g.O if flipped else g.C, i, tap
+    cdef const float* last = w if ohwi else spare
+    if not ohwi:
+        for i in prange(filters, num_threads=threads, schedule="static"):
+            filter_to_last(kernels, w + i * 9 * channels, channels, 9, spare + i * 9 * channels)
+    if flipped:
+        for i in prange(filters, num_threads=threads, schedule="static"):
+            for tap in range(9):
+                pack_row(taps, (8 - tap) * g.C + i, last + (i * 9 + tap) * channels, packed)
+    else:
+        for i in prange(taps.count, num_threads=threads, schedule="static"):
+            pack_panel(kernels, taps, i, last, packed)
+
+
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped):
+    cdef const fc_isa* kernels = active_isa()
+    cdef bint last = is_channels_last(input), ohwi
+    cdef cnp.ndarray output = empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = dense(weight), bias_array
+    if output.size == 0:
+        return output
+    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL), taps = make_panels(kernels, 9 * g.C, g.O, <float*>NULL)
+    cdef Plan plan = make_plan(kernels, g, &panels, last)
+    cdef View sx = view_of(input)
+    cdef index weight_plane = panel_elements(&panels) + PLANE_PAD, block
+    cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float)), packed_bytes = aligned(panel_elements(&taps) * sizeof(float))
+    cdef size_t spare_bytes = aligned(w.size * sizeof(float)), bias_bytes = aligned(panels.nvec * panels.lanes * sizeof(float))
+    ohwi = not cnp.PyArray_IS_C_CONTIGUOUS(w)
+    cdef Arena arena = acquire(weight_bytes + packed_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+    cdef float* weights = <float*>arena.base
+    cdef float* packed = <float*>(arena.base + weight_bytes)
+    cdef float* spare = <float*>(arena.base + weight_bytes + packed_bytes)
+    cdef char* scratch = arena.base + weight_bytes + packed_bytes + spare_bytes
+    cdef const float* x = <const float*>cnp.PyArray_DATA(input)
+    cdef const float* source = <const float*>cnp.PyArray_DATA(w)
+    cdef const float* b = NULL
+    cdef float* y = <float*>cnp.PyArray_DATA(output)
+    if bias is not None:
+        bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
+        b = <const float*>cnp.PyArray_DATA(bias_array)
+    with nogil:
+        pack(kernels, g, &taps, source, ohwi, flipped, packed, spare, plan.threads)
+        transform_weights(kernels, &panels, &taps, packed, weights, weight_plane, plan.threads)
+        if plan.threads == 1:
+            for block in range(plan.blocks.count):
+                run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, y, scratch)
+        else:
+            with parallel(num_threads=plan.threads):
+                for block in prange(plan.blocks.count, schedule="dynamic", chunksize=1):
+                    run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, y, scratch + threadid() * plan.worker_bytes)
+    release(arena)
+    return output
+
+
+cdef Geometry geometry(index N, index C, index H, index W, index O, index OH, index OW, index PT, index PL) noexcept:
+    cdef Geometry g
+    g.N, g.C, g.H, g.W, g.O, g.OH, g.OW, g.PT, g.PL = N, C, H, W, O, OH, OW, PT, PL
+    g.KH, g.KW, g.SH, g.SW, g.DH, g.DW, g.G, g.Cg, g.Og = 3, 3, 1, 1, 1, 1, 1, C, O
+    return g
+
+
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups):
+    cdef index PT, PB, PL, PR
+    (PT, PB), (PL, PR) = padding
+    cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], input.shape[2] + PT + PB - 2,
+                               input.shape[3] + PL + PR - 2, PT, PL)
+    return convolve(&g, input, weight, bias, False)
+
+
+def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+    """grad_output, padded by 2 - P, convolved with the flipped kernel, channels exchanged."""
+    cdef index PT, PB, PL, PR
+    (PT, PB), (PL, PR) = padding
+    cdef Geometry g = geometry(input_shape[0], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], input_shape[1], input_shape[2], input_shape[3], 2 - PT, 2 - PL)
+    return convolve(&g, grad_output, weight, None, True)
+
+
+# ---- weight gradient: dU[f] = V[f]^T D[f] over all tiles, then G^T dU G
+
+cdef struct GradPlan:
+    Blocks blocks
+    int threads
+    index slots
+    index parts         # parts of the panels: a job is a slot and a part
+    index line
+    index plane
+    index grad_plane
+    index slot_plane    # between the frequencies of a transformed gradient
+    size_t strip_bytes
+    size_t planes_bytes
+    size_t grad_bytes
+    size_t grad_strip_bytes
+    size_t worker_bytes
+
+
+cdef GradPlan make_grad_plan(const fc_isa* kernels, Geometry* g, const Panels* panels) noexcept nogil:
+    cdef GradPlan p
+    cdef index lanes = kernels.f32.lanes, width = panels.nvec * lanes, slot_bytes, tiles = g.N * ceil_div(g.OH, TILE) * ceil_div(g.OW, TILE)
+    # nothing here but the number of threads may depend on the number of threads: the cut decides the order of summation
+    p.blocks = cut(g, GRAD_TILES, imax(1, imin(MOST_SLOTS, tiles // SLOT_TILES)))
+    p.slot_plane = g.C * width + PLANE_PAD
+    slot_bytes = FREQUENCIES * p.slot_plane * <index>sizeof(float)
+    p.slots = imin(p.blocks.count, imax(1, imin(MOST_SLOTS, PARTIAL_BYTES // slot_bytes)))
+    p.parts = imin(panels.count, ceil_div(MOST_SLOTS, p.slots))
+    p.threads = thread_count(2.0 * g.N * p.blocks.TH * p.blocks.TW * FREQUENCIES * g.C * g.O, p.slots * p.parts)
+    p.line = ceil_div(g.C, lanes) * lanes
+    p.plane = p.blocks.tiles * p.line + PLANE_PAD
+    p.grad_plane = p.blocks.tiles * width + PLANE_PAD
+    p.strip_bytes = aligned(p.blocks.strip * sizeof(float))
+    p.planes_bytes = aligned(FREQUENCIES * p.plane * sizeof(float))
+    p.grad_bytes = aligned(FREQUENCIES * p.grad_plane * sizeof(float))
+    p.grad_strip_bytes = aligned(p.blocks.rows * p.blocks.cols * TILE * TILE * g.O * sizeof(float))
+    p.worker_bytes = p.strip_bytes + p.planes_bytes + p.grad_bytes + p.grad_strip_bytes
+    return p
+
+
+cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index job, const float* x, View sx, const float* grad, View sg, const Panels* panels,
+                  float* partials, char* scratch) noexcept nogil:
+    cdef index part = job % p.parts, slot = job // p.parts, v0 = part * panels.count // p.parts, v1 = (part + 1) * panels.count // p.parts
+    cdef index first = first_vector(panels, v0) * panels.lanes, wide = first_vector(panels, v1) * panels.lanes - first, channels = imin(wide, g.O - first)
+    cdef index width = panels.nvec * panels.lanes, block, n0, images, r0, rows, c0, cols, n, r, c, f, i, k, at, height, across, g_row, g_pixel
+    cdef float* strip = <float*>scratch
+    cdef float* planes = <float*>(scratch + p.strip_bytes)
+    cdef float* grads = <float*>(scratch + p.strip_bytes + p.planes_bytes)
+    cdef float* grad_strip = <float*>(scratch + p.strip_bytes + p.planes_bytes + p.grad_bytes)
+    cdef float* out = partials + slot * FREQUENCIES * p.slot_plane + first
+    cdef const float* gb
+    cdef float* rows_at[MOST_ROWS]
+    cdef int j, m, mr = kernels.f32.mr
+    for f in range(FREQUENCIES):
+        for c in range(g.C):
+            memset(out + f * p.slot_plane + c * width, 0, wide * sizeof(float))
+    for block in range(slot * p.blocks.count // p.slots, (slot + 1) * p.blocks.count // p.slots):
+        place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
+        height, across = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
+        for n in range(images):
+            transform_input(kernels, g, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
+            gb = grad + (n0 + n) * sg.n + r0 * TILE * sg.h + c0 * TILE * sg.w + first * sg.c
+            g_row, g_pixel = sg.h, sg.w
+            if sg.c != 1:
+                load_rows(kernels, gb, sg, channels, height, across, 0, height, 0, across, grad_strip)
+                gb, g_row, g_pixel = grad_strip, across * channels, channels
+            for r in range(rows):
+                for c in range(cols):
+                    kernels.winograd.grad(gb + r * TILE * g_row + c * TILE * g_pixel, g_row, g_pixel, <int>imin(TILE, height - r * TILE),
+                                          <int>imin(TILE, across - c * TILE), channels, grads + ((n * rows + r) * cols + c) * wide, p.grad_plane)
+        for f in range(FREQUENCIES):
+            for i in range(v0, v1):
+                at = first_vector(panels, i) * panels.lanes
+                k = 0
+                while k < g.C:
+                    m = <int>imin(mr, g.C - k)
+                    for j in range(mr):
+                        rows_at[j] = planes + f * p.plane + k + (j if j < m else m - 1)
+                    kernels.f32.tile_outer(rows_at, p.line, 0, 0, grads + f * p.grad_plane + at - first, wide, 0, 0, images * rows * cols, 1, 1,
+                                           out + f * p.slot_plane + k * width + at - first, width, m, <int>(first_vector(panels, i + 1) - first_vector(panels, i)))
+                    k += mr
+
+
+cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, float* partials, float* taps, float* spare, float* gw) noexcept nogil:
+    """Add the slots in order, transform back, and (9, C, O) -> (O, C, 9)."""
+    cdef index c, o, f, i, slot, width = panels.nvec * panels.lanes, size = FREQUENCIES * p.slot_plane
+    cdef float* total
+    cdef const float* part
+    for c in prange(g.C, num_threads=p.threads, schedule="static"):
+        for f in range(FREQUENCIES):
+            total = partials + f * p.slot_plane + c * width
+            for slot in range(1, p.slots):
+                part = total + slot * size
+                for i in range(width):
+                    total[i] += part[i]
+        kernels.winograd.weight_grad(partials + c * width, p.slot_plane, width, taps + c * width, g.C * width)
+    kernels.f32.transpose(taps, width, spare, 9 * g.C, 9 * g.C, g.O, 9 * g.C)
+    for o in prange(g.O, num_threads=p.threads, schedule="static"):
+        kernels.f32.transpose(spare + o * 9 * g.C, g.C, gw + o * 9 * g.C, 9, 9, g.C, 9)
+
+
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups):
+    cdef index PT, PB, PL, PR, job
+    (PT, PB), (PL, PR) = padding
+    cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], PT, PL)
+    cdef cnp.ndarray grad_weight = empty4(g.O, g.C, 3, 3, cnp.NPY_FLOAT, False)
+    if grad_output.size == 0:
+        grad_weight.fill(0)
+        return grad_weight
+    cdef const fc_isa* kernels = active_isa()
+    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL)
+    cdef GradPlan plan = make_grad_plan(kernels, &g, &panels)
+    cdef View sx = view_of(input), sg = view_of(grad_output)
+    cdef size_t partial_bytes = aligned(plan.slots * FREQUENCIES * plan.slot_plane * sizeof(float))
+    cdef size_t taps_bytes = aligned(9 * g.C * panels.nvec * panels.lanes * sizeof(float)), spare_bytes = aligned(9 * g.C * g.O * sizeof(float))
+    cdef Arena arena = acquire(partial_bytes + taps_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+    cdef float* partials = <float*>arena.base
+    cdef float* taps = <float*>(arena.base + partial_bytes)
+    cdef float* spare = <float*>(arena.base + partial_bytes + taps_bytes)
+    cdef char* scratch = arena.base + partial_bytes + taps_bytes + spare_bytes
+    cdef const float* x = <const float*>cnp.PyArray_DATA(input)
+    cdef const float* gy = <const float*>cnp.PyArray_DATA(grad_output)
+    cdef float* gw = <float*>cnp.PyArray_DATA(grad_weight)
+    with nogil:
+        if plan.threads == 1:
+            for job in range(plan.slots * plan.parts):
+                run_job(kernels, &g, &plan, job, x, sx, gy, sg, &panels, partials, scratch)
+        else:
+            with parallel(num_threads=plan.threads):
+                for job in prange(plan.slots * plan.parts, schedule="dynamic", chunksize=1):
+                    run_job(kernels, &g, &plan, job, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
+        finish(kernels, &g, &plan, &panels, partials, taps, spare, gw)
+    release(arena)
+    return grad_weight
