@@ -71,8 +71,8 @@ algorithm = "auto"
 
 
 def not_winograd(x: Any, weight_shape: tuple, output_size: tuple, options: tuple, least_gain: float, least_tiles: int) -> str | None:
-    """F(4x4, 3x3) on float32. It does 36 multiply-adds per tile of 4x4 outputs where the direct algorithm does 9 per output, and pays for it by transforms: of every
-    tile, so the tiles must be well filled (`least_gain`: direct over Winograd operations), and of the weights, so there must be some tiles to share them."""
+    """F(4x4, 3x3) on float32. It does 36 multiply-adds per tile of 4x4 outputs where the direct algorithm does 9 per output, and pays for it by transforms: of
+    every tile, so the tiles must be well filled (`least_gain`: direct over Winograd operations), and of the weights, so there must be tiles to share them."""
     stride, padding, dilation, groups = options
     if algorithm == "direct":
         return "the algorithm is set to 'direct'"
