@@ -106,6 +106,7 @@ def _readme() -> int:
     from bench import readme
 
     print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
+    print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
     return 0
 
 

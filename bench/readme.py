@@ -1,4 +1,4 @@
-"""`python -m bench readme`: bench/README.md shows what bench/results/*.json say; nobody types a number."""
+"""`python -m bench readme`: bench/README.md, and in short README.md, show what bench/results/*.json say; nobody types a number."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from bench import convs, overhead, roofline, steps
 
 README = Path(__file__).with_name("README.md")
+FRONT = Path(__file__).parents[1] / "README.md"
+FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a training step, and how near to the machine's limit
 RESULTS = Path(__file__).with_name("results")
 START, END = "<!-- table:start -->", "<!-- table:end -->"
 
@@ -17,9 +19,10 @@ def render(document: dict) -> str:
     return RENDERERS[document["kind"]](document)
 
 
-def fill(readme: Path, results: Path) -> int:
-    """Replace what stands between the two marks by the tables of all results; returns their number."""
+def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS)) -> int:
+    """Replace what stands between the two marks by the tables of all results of these kinds; returns their number."""
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    documents = [document for document in documents if document["kind"] in kinds]
     order = list(RENDERERS)
     documents.sort(key=lambda document: order.index(document["kind"]))
     text = readme.read_text(encoding="utf-8")

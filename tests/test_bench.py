@@ -450,11 +450,12 @@ def test_readme_without_its_marks_is_refused(tmp_path):
         readme.fill(page, tmp_path)
 
 
-def test_readme_of_the_suite_shows_the_results_that_lie_beside_it(tmp_path):
+@pytest.mark.parametrize(("page", "kinds"), [(readme.README, tuple(readme.RENDERERS)), (readme.FRONT, readme.FRONT_KINDS)], ids=["bench", "front"])
+def test_readmes_show_the_results_that_lie_beside_them(page, kinds, tmp_path):
     copy = tmp_path / "README.md"
-    copy.write_text(readme.README.read_text(encoding="utf-8"), encoding="utf-8")
-    readme.fill(copy, readme.RESULTS)
-    assert copy.read_text(encoding="utf-8") == readme.README.read_text(encoding="utf-8"), "run python -m bench readme"
+    copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    readme.fill(copy, readme.RESULTS, kinds)
+    assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), "run python -m bench readme"
 
 
 def test_problem_is_frozen():
