@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .. import reference
 from ..ops import OPS
 from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _pool, _winograd
+
+# Why an implementation does not apply: a text with {} for the values that follow, formatted only when somebody asks: small convolutions take less time than that.
+Reason = tuple
 
 
 class Impl(NamedTuple):
@@ -20,80 +21,86 @@ class Impl(NamedTuple):
 
     name: str
     function: Callable[..., Any]
-    declines: Callable[..., str | None] | None = None
+    declines: Callable[..., Reason | None] | None = None
 
 
-def not_depthwise(channels: int, filters: int, groups: int) -> str | None:
+def not_depthwise(channels: int, filters: int, groups: int) -> Reason | None:
     if groups == 1 or groups != channels or groups != filters:
-        return f"needs groups = channels = filters, got {groups}, {channels}, {filters}"
+        return "needs groups = channels = filters, got {}, {}, {}", groups, channels, filters
     return None
 
 
-def not_covering(size: tuple, kernel: tuple, padding: tuple, groups: int) -> str | None:
+def not_covering(input_shape: tuple, weight_shape: tuple, padding: tuple, groups: int) -> Reason | None:
     """A kernel as large as the unpadded input: the convolution is a matrix product over (N, C*KH*KW)."""
-    if size != kernel or padding != ((0, 0), (0, 0)):
-        return f"needs a kernel that covers the unpadded input {size[0]}x{size[1]}, got {kernel[0]}x{kernel[1]} with padding {padding}"
-    return None if groups == 1 else f"needs groups = 1, got {groups}"
+    _, _, H, W = input_shape
+    _, _, KH, KW = weight_shape
+    if KH != H or KW != W or padding != ((0, 0), (0, 0)):
+        return "needs a kernel that covers the unpadded input {}x{}, got {}x{} with padding {}", H, W, KH, KW, padding
+    return None if groups == 1 else ("needs groups = 1, got {}", groups)
 
 
-def not_flat(*arrays: Any) -> str | None:
-    return None if all(a.flags.c_contiguous for a in arrays) else "needs C-contiguous arrays"
+def not_flat(*arrays: Any) -> Reason | None:
+    return None if all(a.flags.c_contiguous for a in arrays) else ("needs C-contiguous arrays",)
 
 
-def not_flippable(weight: Any, stride: tuple, padding: tuple, dilation: tuple) -> str | None:
+def not_flippable(weight: Any, stride: tuple, padding: tuple, dilation: tuple) -> Reason | None:
     """Input gradient as a convolution with the flipped kernel: only stride 1 and padding up to (K-1)*D keep it one."""
     if stride != (1, 1):
-        return f"needs stride 1, got {stride[0]}x{stride[1]}"
+        return "needs stride 1, got {}x{}", *stride
     for kernel, distance, pads in zip(weight.shape[2:], dilation, padding, strict=True):
         if max(pads) > (kernel - 1) * distance:
-            return f"needs padding <= {(kernel - 1) * distance}, got {max(pads)}"
+            return "needs padding <= {}, got {}", (kernel - 1) * distance, max(pads)
     return None
 
 
-def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> str | None:
+def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Overlapped adding computes N*OH*OW pixels of a GEMM in tiles of up to 8 pixels of one row; flipping computes N*H*W pixels in full tiles.
     So flipping pays on narrow images (OW < 8 leaves tiles part empty) whose padding is not most of the work."""
-    reason = not_flippable(weight, stride, padding, dilation)
-    if reason:
-        return reason
     OH, OW = grad_output.shape[2:]
     if OW >= 8:
-        return f"overlapped adding fills its tiles: {OW} pixels a row, at least 8"
+        return "overlapped adding fills its tiles: {} pixels a row, at least 8", OW
     if input_shape[2] * input_shape[3] > 1.3 * OH * OW:
-        return f"it would compute {input_shape[2] * input_shape[3]} pixels for {OH * OW} of grad_output"
+        return "it would compute {} pixels for {} of grad_output", input_shape[2] * input_shape[3], OH * OW
     if weight.shape[1] < 16:
-        return f"needs at least 16 input channels per group to fill its vectors, got {weight.shape[1]}"
-    return None
+        return "needs at least 16 input channels per group to fill its vectors, got {}", weight.shape[1]
+    return not_flippable(weight, stride, padding, dilation)
 
 
 # "direct": only algorithms that are exact for integers; "winograd": also where it does not pay. See fastcnn.use_algorithm.
 algorithm = "auto"
 
 
-def not_winograd(x: Any, weight_shape: tuple, output_size: tuple, options: tuple, least_gain: float, least_tiles: int) -> str | None:
+def not_winograd(x: Any, weight_shape: tuple, output_size: tuple, options: tuple, least_gain: float, least_tiles: int) -> Reason | None:
     """F(4x4, 3x3) on float32. It does 36 multiply-adds per tile of 4x4 outputs where the direct algorithm does 9 per output, and pays for it by transforms: of
     every tile, so the tiles must be well filled (`least_gain`: direct over Winograd operations), and of the weights, so there must be tiles to share them."""
     stride, padding, dilation, groups = options
+    O, C, KH, KW = weight_shape
     if algorithm == "direct":
-        return "the algorithm is set to 'direct'"
-    if x.dtype != np.float32:
-        return f"needs float32, got {x.dtype}"
-    if tuple(weight_shape[2:]) != (3, 3) or stride != (1, 1) or dilation != (1, 1) or groups != 1:
-        return f"needs a 3x3 kernel, stride 1, dilation 1, groups 1, got {weight_shape[2]}x{weight_shape[3]}, {stride}, {dilation}, {groups}"
+        return ("the algorithm is set to 'direct'",)
+    if x.itemsize != 4:
+        return "needs float32, got {}", x.dtype
+    if KH != 3 or KW != 3 or stride != (1, 1) or dilation != (1, 1) or groups != 1:
+        return "needs a 3x3 kernel, stride 1, dilation 1, groups 1, got {}x{}, {}, {}, {}", KH, KW, stride, dilation, groups
     if algorithm == "winograd":
         return None
-    if min(weight_shape[:2]) < 16:
-        return f"needs at least 16 input and output channels to fill its vectors, got {weight_shape[1]} and {weight_shape[0]}"
+    if O < 16 or C < 16:
+        return "needs at least 16 input and output channels to fill its vectors, got {} and {}", C, O
     OH, OW = output_size
     tiles = -(-OH // 4) * -(-OW // 4)
     if 9 * OH * OW < least_gain * 36 * tiles:
-        return f"its {tiles} tiles of 4x4 are too empty for an output of {OH}x{OW}: {36 * tiles} products instead of {9 * OH * OW}"
+        return "its {} tiles of 4x4 are too empty for an output of {}x{}: {} products instead of {}", tiles, OH, OW, 36 * tiles, 9 * OH * OW
     if len(x) * tiles < least_tiles:
-        return f"needs at least {least_tiles} tiles to pay for transforming the weights, got {len(x) * tiles}"
+        return "needs at least {} tiles to pay for transforming the weights, got {}", least_tiles, len(x) * tiles
     return None
 
 
-def not_winograd_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> str | None:
+def not_winograd_forward(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    _, _, H, W = input.shape
+    (PT, PB), (PL, PR) = padding
+    return not_winograd(input, weight.shape, (H + PT + PB - 2, W + PL + PR - 2), (stride, padding, dilation, groups), 1.5, 16)
+
+
+def not_winograd_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """The same for the input gradient, whose output is the layer's input; beyond padding 2 it would not be a convolution of the whole grad_output."""
     reason = not_winograd(grad_output, weight.shape, input_shape[2:], (stride, padding, dilation, groups), 1.5, 16)
     return reason or not_flippable(weight, stride, padding, dilation)
@@ -116,15 +123,14 @@ def conv2d_grad_weight_covering(grad_output: Any, input: Any, weight_shape: tupl
 IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d": [
         Impl("gemm_covering", conv2d_covering,
-             lambda x, w, b, s, p, d, g: not_covering(x.shape[2:], w.shape[2:], p, g) or not_flat(x, w)),
+             lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
-        Impl("winograd_4x4_3x3", _winograd.conv2d,
-             lambda x, w, b, s, p, d, g: not_winograd(x, w.shape, (x.shape[2] + sum(p[0]) - 2, x.shape[3] + sum(p[1]) - 2), (s, p, d, g), 1.5, 16)),
+        Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
         Impl("direct", _conv_forward.conv2d),
     ],
     "conv2d_grad_input": [
         Impl("gemm_covering", conv2d_grad_input_covering,
-             lambda gy, w, xs, s, p, d, g: not_covering(tuple(xs[2:]), w.shape[2:], p, g) or not_flat(gy, w)),
+             lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
              lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g) or not_flippable(w, s, p, d)),
         Impl("direct_depthwise", _depthwise.conv2d_grad_input, lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g)),
@@ -134,7 +140,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     ],
     "conv2d_grad_weight": [
         Impl("gemm_covering", conv2d_grad_weight_covering,
-             lambda gy, x, ws, s, p, d, g: not_covering(x.shape[2:], tuple(ws[2:]), p, g) or not_flat(gy, x)),
+             lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
              lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
@@ -174,7 +180,7 @@ def record(callback: Callback | None) -> None:
     _recorder = callback
 
 
-def choose(op: str, arguments: tuple) -> tuple[Impl, list[tuple[str, str]]]:
+def choose(op: str, arguments: tuple) -> tuple[Impl, list[tuple[str, Reason]]]:
     """The implementation for these arguments, and why each earlier one declined."""
     declined = []
     for impl in IMPLEMENTATIONS[op]:
@@ -193,7 +199,7 @@ def dispatcher(op: str) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
         impl, declined = (only, []) if only else choose(op, arguments)
         if _recorder is not None:
-            _recorder(op, impl.name, declined)
+            _recorder(op, impl.name, [(name, reason[0].format(*reason[1:])) for name, reason in declined])
         return impl.function(*arguments)
 
     # the signature that every backend has; a plain *arguments would accept anything and tell nobody what is wanted
