@@ -12,7 +12,8 @@ from .. import reference
 from ..ops import OPS
 from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _pool, _winograd
 
-# Why an implementation does not apply: a text with {} for the values that follow, formatted only when somebody asks: small convolutions take less time than that.
+# Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
+# a small convolution takes less time than that.
 Reason = tuple
 
 
