@@ -102,13 +102,13 @@ def test_auto_chooses_winograd_where_it_pays():
         "too empty for an output of 1x1: 36 products instead of 9": chosen(32, 32, 1, padding=1),
         "needs at least 16 tiles": chosen(32, 32, 8, padding=1, N=1),
     }.items():
-        assert explanation.chosen == "direct"
+        assert explanation.chosen.startswith("direct")
         assert reason in dict(explanation.declined)["winograd_4x4_3x3"]
 
 
 def test_direct_forbids_winograd_and_is_restored():
     with fastcnn.use_algorithm("direct"):
         explanation = chosen(32, 64, 16, padding=1)
-    assert explanation.chosen == "direct"
+    assert explanation.chosen.startswith("direct")
     assert dict(explanation.declined)["winograd_4x4_3x3"] == "the algorithm is set to 'direct'"
     assert chosen(32, 64, 16, padding=1).chosen == "winograd_4x4_3x3"

@@ -119,6 +119,11 @@ def set_isa(str name) -> None:
         raise ValueError(f"set_isa: this CPU (or its operating system) cannot run {name!r}; it can run {', '.join(n for n, ok in isas().items() if ok)}")
 
 
+def vector_bytes() -> int:
+    """Width of the active set's vectors."""
+    return fc_active().f32.lanes * sizeof(float)
+
+
 def set_threads(int count) -> None:
     global _threads
     _threads = count if fc_has_openmp else 1

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .. import reference
 from ..ops import OPS
-from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _pool, _winograd
+from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _planes, _pool, _runtime, _winograd
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
 # a small convolution takes less time than that.
@@ -107,6 +107,47 @@ def not_winograd_backwards(grad_output: Any, weight: Any, input_shape: tuple, st
     return reason or not_flippable(weight, stride, padding, dilation)
 
 
+def vectors(elements: int, itemsize: int) -> int:
+    return -(-elements * itemsize // _runtime.vector_bytes())
+
+
+def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """Lanes = pixels of a row instead of output channels. What decides is which of the two fills its vectors: OH * vectors(OW) * O/G against
+    OH * OW * vectors(O/G) multiply-adds per tap. With few taps the transposes that channels-last tiles need on C-contiguous arrays weigh as much: it may
+    then cost half as much again."""
+    if stride[1] != 1:
+        return "needs column stride 1, got {}", stride[1]
+    size = input.itemsize
+    if input.strides[3] != size:
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    O, channels, KH, KW = weight.shape
+    filters, (PL, PR) = O // groups, padding[1]
+    OW = input.shape[3] + PL + PR - (KW - 1) * dilation[1]
+    ours = vectors(OW, size) * filters
+    if groups > 1 and channels == filters == 1:  # against one filter per lane
+        theirs, most = OW * vectors(groups, size) / groups, 0.9
+    else:
+        theirs, most = OW * vectors(filters, size), 1.5 if channels * KH * KW <= 150 else 1.1
+    return None if ours <= most * theirs else ("{} pixels a row fill its vectors worse than {} channels do", OW, filters)
+
+
+def not_planes_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """The same for the input gradient, as a convolution with the flipped kernel: H * vectors(W) * C/G * KW multiply-adds per kernel row and filter, against
+    OH * OW * vectors(KW * C/G) of overlapped adding."""
+    reason = not_flippable(weight, stride, padding, dilation)
+    if reason:
+        return reason
+    size = grad_output.itemsize
+    if grad_output.strides[3] != size:
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    _, _, OH, OW = grad_output.shape
+    _, channels, _, KW = weight.shape
+    _, C, H, W = input_shape
+    ours = H * vectors(W, size) * channels * KW
+    theirs = OH * OW * (vectors(C, size) * KW / C if groups == C else vectors(KW * channels, size))
+    return None if ours <= (0.9 if groups == C > 1 else 1.2) * theirs else ("{} pixels a row fill its vectors worse than {} channels do", W, channels)
+
+
 def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
     output = _conv_forward.linear(input.reshape(len(input), weight[0].size), weight.reshape(len(weight), weight[0].size), bias)
     return output.reshape(len(input), len(weight), 1, 1)
@@ -125,17 +166,19 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d": [
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
-        Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
+        Impl("direct_planes", _planes.conv2d, not_planes),
+        Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
         Impl("direct", _conv_forward.conv2d),
     ],
     "conv2d_grad_input": [
         Impl("gemm_covering", conv2d_grad_input_covering,
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
+        Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
+        Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
              lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g) or not_flippable(w, s, p, d)),
         Impl("direct_depthwise", _depthwise.conv2d_grad_input, lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g)),
-        Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
         Impl("direct_flipped", _conv_forward.conv2d_grad_input_flipped, flip_is_slower),
         Impl("direct_overlap_add", _conv_grad_input.conv2d_grad_input),
     ],
