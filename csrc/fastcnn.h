@@ -37,6 +37,9 @@ enum fc_eltwise_op {
                                 fc_index g_pixel, T *out, fc_index w_tap, fc_index pixels, fc_index channels);                             \
         void (*planes)(const T *w, fc_index w_channel, const T *bias, const T *x, const fc_index *offset, fc_index taps, fc_index x_vector, T *out, \
                        fc_index out_channel, fc_index out_vector, int full, int last, int m, int nv);                                      \
+        void (*planes_outer)(const T *grad, fc_index g_channel, const T *x, const fc_index *offset, fc_index taps, fc_index x_row, fc_index nrows,  \
+                             fc_index OW, T *out, fc_index m);                                                                             \
+        void (*fold_lanes)(const T *x, T *out, fc_index n);                                                                                \
         void (*multiply_add)(const T *x, const T *w, T *out, fc_index n);                                                                  \
         void (*max_pool_lanes)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, int64_t first, int64_t index_row,         \
                                int64_t index_col, T *out, int64_t *index, fc_index n, fc_index lane_stride, int64_t lane_index);           \

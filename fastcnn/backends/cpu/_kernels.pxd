@@ -15,6 +15,8 @@ cdef extern from "fastcnn.h" nogil:
         void (*depthwise)(const float* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const float* w, Py_ssize_t w_tap, const float* bias, float* out, Py_ssize_t out_pixel, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
         void (*depthwise_outer)(const float* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const float* grad, Py_ssize_t g_pixel, float* out, Py_ssize_t w_tap, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
         void (*planes)(const float* w, Py_ssize_t w_channel, const float* bias, const float* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_vector, float* out, Py_ssize_t out_channel, Py_ssize_t out_vector, int full, int last, int m, int nv) noexcept nogil
+        void (*planes_outer)(const float* grad, Py_ssize_t g_channel, const float* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_row, Py_ssize_t nrows, Py_ssize_t OW, float* out, Py_ssize_t m) noexcept nogil
+        void (*fold_lanes)(const float* x, float* out, Py_ssize_t n) noexcept nogil
         void (*multiply_add)(const float* x, const float* w, float* out, Py_ssize_t n) noexcept nogil
         void (*max_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, float* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
         void (*avg_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, float scale, float* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
@@ -44,6 +46,8 @@ cdef extern from "fastcnn.h" nogil:
         void (*depthwise)(const double* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const double* w, Py_ssize_t w_tap, const double* bias, double* out, Py_ssize_t out_pixel, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
         void (*depthwise_outer)(const double* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const double* grad, Py_ssize_t g_pixel, double* out, Py_ssize_t w_tap, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
         void (*planes)(const double* w, Py_ssize_t w_channel, const double* bias, const double* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_vector, double* out, Py_ssize_t out_channel, Py_ssize_t out_vector, int full, int last, int m, int nv) noexcept nogil
+        void (*planes_outer)(const double* grad, Py_ssize_t g_channel, const double* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_row, Py_ssize_t nrows, Py_ssize_t OW, double* out, Py_ssize_t m) noexcept nogil
+        void (*fold_lanes)(const double* x, double* out, Py_ssize_t n) noexcept nogil
         void (*multiply_add)(const double* x, const double* w, double* out, Py_ssize_t n) noexcept nogil
         void (*max_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, double* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
         void (*avg_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, double scale, double* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Direct convolution on C-contiguous planes, lanes = neighbouring output pixels: forward, and the input gradient of stride 1 as a convolution with the flipped kernel.
+"""Direct convolution on C-contiguous planes, lanes = neighbouring output pixels: forward, the input gradient of stride 1 as a convolution with the flipped kernel, and
+the weight gradient.
 
 For narrow layers (few channels fill few lanes of the channels-last tiles), grouped and depthwise ones, in the memory format NumPy code has anyway: no transpose on the
 way in or out. An item is a strip of rows of one image and one group; its input planes are copied into zero-padded scratch once. Items write disjoint outputs and each sum is one
@@ -20,6 +21,7 @@ cnp.import_array()
 
 cdef enum:
     STRIP_BYTES = 192 * 1024  # of copied input planes per item: L2, read once per block of output channels
+    MOST_SLOTS = 16           # partial weight gradients; their number depends on shapes alone, so that the bits do not depend on the threads
 
 
 cdef struct Plan:
@@ -201,3 +203,93 @@ def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, 
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return convolve(&g, grad_output, weight, None, True, <float*>NULL)
     return convolve(&g, grad_output, weight, None, True, <double*>NULL)
+
+
+# ---- weight gradient
+
+cdef void grad_weight_slot(const fc_isa* kernels, Geometry* g, const Plan* p, index slot, index slots, const real* x, View s, const real* grad, real* partial,
+                           char* scratch) noexcept nogil:
+    """One slot's share of the strips of one group; partial[o][k][lane], in the order of the weights."""
+    cdef index group = slot % g.G, part = slot // g.G, work = g.N * p.strips, taps = g.Cg * g.KH * g.KW, item, n, r0, rows, depth, k, c, kh, kw
+    cdef real* planes = <real*>scratch
+    cdef index* offset = <index*>(scratch + p.strip_bytes)
+    memset(partial, 0, g.Og * taps * p.lanes * sizeof(real))
+    for item in range(part * work // slots, (part + 1) * work // slots):
+        n, r0 = item // p.strips, item % p.strips * p.rows
+        rows = imin(p.rows, g.OH - r0)
+        depth = (rows - 1) * g.SH + (g.KH - 1) * g.DH + 1
+        copy_planes(g, p, x + n * s.n + group * g.Cg * s.c, s, r0 * g.SH - g.PT, depth, planes)
+        k = 0
+        for c in range(g.Cg):
+            for kh in range(g.KH):
+                for kw in range(g.KW):
+                    offset[k] = (c * depth + kh * g.DH) * p.width + kw * g.DW
+                    k += 1
+        if real is float:
+            kernels.f32.planes_outer(grad + ((n * g.O + group * g.Og) * g.OH + r0) * g.OW, g.OH * g.OW, planes, offset, taps, g.SH * p.width, rows, g.OW, partial, g.Og)
+        else:
+            kernels.f64.planes_outer(grad + ((n * g.O + group * g.Og) * g.OH + r0) * g.OW, g.OH * g.OW, planes, offset, taps, g.SH * p.width, rows, g.OW, partial, g.Og)
+
+
+cdef void fold_slots(const fc_isa* kernels, Geometry* g, index slots, int lanes, real* partials, real* gw, int threads) noexcept nogil:
+    """Add the slots in order, then the lanes."""
+    cdef index taps = g.Cg * g.KH * g.KW, size = g.Og * taps * lanes, o, slot, i
+    cdef real* total
+    cdef const real* part
+    for o in prange(g.O, num_threads=threads, schedule="static"):
+        total = partials + (o // g.Og) * size + o % g.Og * taps * lanes
+        for slot in range(1, slots):
+            part = total + slot * g.G * size
+            for i in range(taps * lanes):
+                total[i] += part[i]
+        if real is float:
+            kernels.f32.fold_lanes(total, gw + o * taps, taps)
+        else:
+            kernels.f64.fold_lanes(total, gw + o * taps, taps)
+
+
+cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, real* tag):
+    cdef const fc_isa* kernels = active_isa()
+    cdef cnp.ndarray grad_weight = empty4(g.O, g.Cg, g.KH, g.KW, cnp.PyArray_TYPE(input), False), gy = cnp.PyArray_GETCONTIGUOUS(grad_output)
+    if g.N == 0:
+        grad_weight.fill(0)
+        return grad_weight
+    cdef Plan plan = make_plan(kernels, g, <real*>NULL)
+    # make_plan shares the rows out to the threads; sums cross strips here, so the cut is made again, from shapes alone
+    plan.rows = imin(g.OH, imax(1, (STRIP_BYTES // (plan.width * g.Cg * <index>sizeof(real)) - ((g.KH - 1) * g.DH + 1)) // g.SH + 1))
+    plan.strips = ceil_div(g.OH, plan.rows)
+    plan.strip_bytes = aligned((g.Cg * ((plan.rows - 1) * g.SH + (g.KH - 1) * g.DH + 1) * plan.width + plan.lanes) * sizeof(real))
+    plan.worker_bytes = plan.strip_bytes + plan.offset_bytes
+    cdef index size = g.Og * g.Cg * g.KH * g.KW * plan.lanes, slots = imin(MOST_SLOTS, g.N * plan.strips), slot
+    cdef int threads = thread_count(2.0 * g.N * g.OH * g.OW * g.O * g.Cg * g.KH * g.KW, slots * g.G)
+    cdef Arena arena = acquire(aligned(slots * g.G * size * sizeof(real)) + threads * plan.worker_bytes)
+    cdef real* partials = <real*>arena.base
+    cdef char* scratch = arena.base + aligned(slots * g.G * size * sizeof(real))
+    cdef View s = view_of(input)
+    cdef const real* x = <const real*>cnp.PyArray_DATA(input)
+    cdef const real* gp = <const real*>cnp.PyArray_DATA(gy)
+    cdef real* gw = <real*>cnp.PyArray_DATA(grad_weight)
+    with nogil:
+        if threads == 1:
+            for slot in range(slots * g.G):
+                grad_weight_slot(kernels, g, &plan, slot, slots, x, s, gp, partials + slot * size, scratch)
+        else:
+            with parallel(num_threads=threads):
+                for slot in prange(slots * g.G, schedule="dynamic", chunksize=1):
+                    grad_weight_slot(kernels, g, &plan, slot, slots, x, s, gp, partials + slot * size, scratch + threadid() * plan.worker_bytes)
+        fold_slots(kernels, g, slots, plan.lanes, partials, gw, threads)
+    release(arena)
+    return grad_weight
+
+
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups):
+    """Column stride 1, any row stride; needs a vector of scratch per weight and slot."""
+    cdef Geometry g
+    cdef index PB, PR
+    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
+    g.O, g.Cg, g.KH, g.KW = weight_shape
+    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
+    g.OH, g.OW, g.G, g.Og = grad_output.shape[2], grad_output.shape[3], groups, g.O // groups
+    if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
+        return weight_gradient(&g, grad_output, input, <float*>NULL)
+    return weight_gradient(&g, grad_output, input, <double*>NULL)

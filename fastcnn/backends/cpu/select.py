@@ -148,6 +148,21 @@ def not_planes_backwards(grad_output: Any, weight: Any, input_shape: tuple, stri
     return None if ours <= (0.9 if groups == C > 1 else 1.2) * theirs else ("{} pixels a row fill its vectors worse than {} channels do", W, channels)
 
 
+def not_planes_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """As not_planes, but a multiply-add reads two vectors instead of one and a broadcast, so it must save a third of them; and it keeps a vector per weight."""
+    if stride[1] != 1:
+        return "needs column stride 1, got {}", stride[1]
+    size = input.itemsize
+    if input.strides[3] != size or grad_output.strides[3] != size:
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    O, channels, KH, KW = weight_shape
+    filters, OW = O // groups, grad_output.shape[3]
+    if vectors(OW, size) * filters > 0.7 * OW * vectors(filters, size):
+        return "{} pixels a row fill its vectors worse than {} channels do", OW, filters
+    partial = O * channels * KH * KW * _runtime.vector_bytes()
+    return None if partial <= 256 * 1024 else ("its partial gradient of {} bytes would not stay in L2", partial)
+
+
 def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
     output = _conv_forward.linear(input.reshape(len(input), weight[0].size), weight.reshape(len(weight), weight[0].size), bias)
     return output.reshape(len(input), len(weight), 1, 1)
@@ -186,6 +201,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
+        Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
              lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
         Impl("direct", _conv_grad_weight.conv2d_grad_weight),
