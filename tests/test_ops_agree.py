@@ -278,3 +278,18 @@ def test_batch_norm_agrees(shape, fmt, isa, dtype, rng):
     for a, e in zip(cpu.batch_norm_backward(in_format(g, fmt), x, None, m, v, 1e-5, False),
                     reference.batch_norm_backward(g.astype(np.float64), double[0], None, m.astype(np.float64), v.astype(np.float64), 1e-5, False), strict=True):
         np.testing.assert_allclose(a, e, rtol=64 * eps, atol=256 * eps * max(1, np.abs(e).max()))
+
+
+def test_planes_are_chosen_where_they_fill_their_vectors(isa):
+    """One channel is no depthwise convolution: a 17x17 kernel's input gradient is far cheaper by overlapped adding than as one with 16 pixels of padding."""
+
+    def chosen(op, N, C, H, O, K):
+        x, w = np.zeros((N, C, H, H), np.float32), np.zeros((O, C, K, K), np.float32)
+        y = fastcnn.functional.conv2d(x, w)
+        explanation = fastcnn.explain(op, *((y, x, w) if op == "conv2d_backward" else (x, w)))
+        return explanation.chosen
+
+    assert chosen("conv2d", 8, 1, 36, 6, 5) == "direct_planes"
+    assert chosen("conv2d_backward", 8, 1, 36, 6, 5) == "direct_planes_flipped"
+    assert chosen("conv2d_backward", 8, 1, 28, 36, 17) == "direct_overlap_add"
+    assert chosen("conv2d", 8, 6, 3, 33, 2) == "direct"

@@ -144,8 +144,11 @@ def not_planes_backwards(grad_output: Any, weight: Any, input_shape: tuple, stri
     _, channels, _, KW = weight.shape
     _, C, H, W = input_shape
     ours = H * vectors(W, size) * channels * KW
-    theirs = OH * OW * (vectors(C, size) * KW / C if groups == C else vectors(KW * channels, size))
-    return None if ours <= (0.9 if groups == C > 1 else 1.2) * theirs else ("{} pixels a row fill its vectors worse than {} channels do", W, channels)
+    if groups == C > 1:  # against one filter per lane
+        theirs, most = OH * OW * vectors(C, size) * KW / C, 0.9
+    else:
+        theirs, most = OH * OW * vectors(KW * channels, size), 1.2
+    return None if ours <= most * theirs else ("{} pixels a row fill its vectors worse than {} channels do", W, channels)
 
 
 def not_planes_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
