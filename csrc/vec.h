@@ -46,7 +46,7 @@ static inline void FC_FN(store_n)(real *p, vec v, int n) {
 static inline __attribute__((always_inline)) vec FC_FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline __attribute__((always_inline)) ivec FC_FN(select_i)(ivec mask, ivec yes, ivec no) { return (yes & mask) | (no & ~mask); }
 
-/* Lanes added pairwise in a fixed order. */
+/* Lanes added one after another, in double. */
 static inline double FC_FN(lane_sum)(vec v) {
     double total = 0;
     for (int i = 0; i < L; i++) total += v[i];

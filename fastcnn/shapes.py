@@ -22,8 +22,9 @@ from math import prod
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
-# Byte counts and flat indices must stay exact in the int64 arithmetic of NumPy and of the C kernels, with room for one doubling.
-MAX_BYTES = 2**62
+# No array fits into more: processors address 2^47 bytes per process. Byte counts and flat indices then stay exact in the int64 arithmetic of NumPy and of the
+# C kernels, also times the number of threads that each hold a part.
+MAX_BYTES = 2**47
 
 
 class ShapeError(ValueError):

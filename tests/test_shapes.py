@@ -137,7 +137,7 @@ def test_counts():
 
 def test_check_bytes_refuses_what_cannot_exist():
     shapes.check_bytes("conv2d", (2**20, 2**20), 8)
-    message = "conv2d: output 2147483648x2147483648 of 8-byte elements needs 36893488147419103232 bytes, more than 4611686018427387904"
+    message = "conv2d: output 2147483648x2147483648 of 8-byte elements needs 36893488147419103232 bytes, more than 140737488355328"
     with pytest.raises(ShapeError, match=message):
         shapes.check_bytes("conv2d", (2**31, 2**31), 8)
 

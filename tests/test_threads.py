@@ -177,6 +177,19 @@ def test_default_threads_ignore_a_senseless_setting(setting, monkeypatch):
     assert 1 <= default_threads() <= (os.cpu_count() or 1)
 
 
+def test_a_senselessly_large_number_of_threads_is_capped():
+    fastcnn.set_num_threads(10**12)
+    assert fastcnn.get_num_threads() <= 1024
+
+
+def test_scratch_of_many_threads_cannot_overflow():
+    """Padded to 2^62 bytes per thread, four threads' strips would wrap around to a few megabytes."""
+    fastcnn.set_num_threads(4)
+    x, w = np.ones((1, 1, 2, 2)), np.ones((130000, 1, 2, 2))
+    with pytest.raises(ValueError, match="the padded input"):
+        F.conv2d(x, w, None, 1, (2**28 - 1, 2**29 - 1), (2**29 - 1, 2**30 - 1), algorithm="direct")
+
+
 def test_cgroup_quota_is_read(tmp_path):
     assert cgroup_cpus(str(tmp_path)) == float("inf")
     (tmp_path / "cpu.max").write_text("150000 100000\n")

@@ -68,7 +68,7 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View sx, const Panels* p
     if p.rows == g.OH and pixels < MIN_PIXELS:
         p.images = imax(1, imin(g.N, MIN_PIXELS // pixels))
     # ... and pieces enough to share out: fewer images, then blocks of panels, then fewer rows
-    p.threads = thread_count(2.0 * g.N * pixels * panels.k * g.O, 2)
+    p.threads = thread_count(2.0 * g.N * pixels * panels.k * g.O, 1 << 20)
     p.batches = ceil_div(g.N, p.images)
     p.strips = ceil_div(g.OH, p.rows)
     p.blocks = 1

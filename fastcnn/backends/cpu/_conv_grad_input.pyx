@@ -47,7 +47,7 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View sg, bint last, real
     most = g.H
     if not p.direct:
         most = imax(1, (STRIP_BYTES // (g.OW * g.Og * <index>sizeof(real)) - ceil_div((g.KH - 1) * g.DH, g.SH) - 1) * g.SH)
-    p.threads = thread_count(flops, 2)
+    p.threads = thread_count(flops, 1 << 20)
     p.strips = ceil_div(g.H, imin(most, g.H))
     if p.threads > 1 and g.N * p.strips * g.G < 2 * p.threads:
         p.strips = imin(g.H, ceil_div(2 * p.threads, g.N * g.G))

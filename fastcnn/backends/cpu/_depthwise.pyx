@@ -45,13 +45,14 @@ cdef Plan make_plan(Geometry* g, View sx, bint last, real* tag) noexcept nogil:
     p.direct = sx.c == 1 and g.PT == 0 and g.PL == 0 and p.width <= g.W and span(g.OH, g.SH, g.KH, g.DH) <= g.H
     line = p.width * g.C * sizeof(real)
     most = imax(1, (STRIP_BYTES // line - ((g.KH - 1) * g.DH + 1)) // g.SH + 1)
-    p.threads = thread_count(2.0 * g.N * g.C * g.OH * g.OW * g.KH * g.KW, 2)
+    p.threads = thread_count(2.0 * g.N * g.C * g.OH * g.OW * g.KH * g.KW, 1 << 20)
     p.strips = ceil_div(g.OH, most)
     if p.threads > 1 and g.N * p.strips < 2 * p.threads:
         p.strips = imin(g.OH, ceil_div(2 * p.threads, g.N))
     p.rows = ceil_div(g.OH, p.strips)
     p.strips = ceil_div(g.OH, p.rows)
     p.items = g.N * p.strips
+    p.threads = thread_count(2.0 * g.N * g.C * g.OH * g.OW * g.KH * g.KW, p.items)
     p.strip_bytes = 0 if p.direct else aligned(span(p.rows, g.SH, g.KH, g.DH) * line)
     p.out_bytes = 0 if last else aligned(p.rows * g.OW * g.C * sizeof(real))
     p.worker_bytes = p.strip_bytes + p.out_bytes + 64

@@ -50,7 +50,7 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, real* tag) noexcept nogi
     p.width = g.OW + (g.KW - 1) * g.DW
     most = imax(1, (STRIP_BYTES // (p.width * g.Cg * <index>sizeof(real)) - ((g.KH - 1) * g.DH + 1)) // g.SH + 1)
     p.strips = ceil_div(g.OH, most)
-    p.threads = thread_count(flops, 2)
+    p.threads = thread_count(flops, 1 << 20)
     if p.threads > 1 and g.N * g.G * p.strips < 2 * p.threads:
         p.strips = imin(g.OH, ceil_div(2 * p.threads, g.N * g.G))
     p.rows = ceil_div(g.OH, p.strips)

@@ -124,9 +124,12 @@ def vector_bytes() -> int:
     return fc_active().f32.lanes * sizeof(float)
 
 
-def set_threads(int count) -> None:
+MOST_THREADS = 1024  # far more than any machine this is for; beyond some ten thousand OpenMP cannot start them and ends the process
+
+
+def set_threads(count) -> None:
     global _threads
-    _threads = count if fc_has_openmp else 1
+    _threads = min(count, MOST_THREADS) if fc_has_openmp else 1
 
 
 def threads() -> int:
@@ -168,6 +171,8 @@ def fma_probe(str dtype, Py_ssize_t iterations, int threads) -> float:
 
 def copy_probe(cnp.ndarray destination, cnp.ndarray source, int threads) -> int:
     """Copy `source` into `destination` (contiguous, same size) on `threads` threads; returns the bytes moved, read plus written."""
+    if threads < 1:
+        raise ValueError(f"copy_probe: threads must be at least 1, got {threads}")
     if destination.nbytes != source.nbytes or not (destination.flags.c_contiguous and source.flags.c_contiguous):
         raise ValueError("copy_probe: destination and source must be contiguous and of the same size")
     cdef char* d = <char*>cnp.PyArray_DATA(destination)

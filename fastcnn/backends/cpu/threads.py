@@ -25,7 +25,7 @@ def cgroup_cpus(root: str = "/sys/fs/cgroup") -> float:
 def default_threads() -> int:
     """OMP_NUM_THREADS if it is a positive number (its first, if it is a list), else the CPUs this process may run on, by affinity and by quota."""
     setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if setting.isdigit() and int(setting) > 0:
+    if setting.isascii() and setting.isdigit() and int(setting) > 0:
         return int(setting)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, math.ceil(cgroup_cpus())) if math.isfinite(cgroup_cpus()) else allowed)
