@@ -88,7 +88,7 @@ def use_backend(name: str) -> _Restorer:
 
 def use_algorithm(name: str) -> _Restorer:
     """Choose how the cpu backend convolves: "direct" (exact for integers, bits independent of position), "winograd" (float32 3x3 stride 1, wherever
-    it can) or "auto" (the fastest).
+    it can) or "auto" (the fastest). The choice belongs to the current context, as use_backend's does.
 
     The reference backend always convolves directly.
     """

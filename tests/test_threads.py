@@ -153,6 +153,16 @@ def test_four_python_threads_at_once():
     assert not failures
 
 
+def test_an_algorithm_chosen_for_one_call_does_not_reach_other_threads():
+    seen = []
+    with fastcnn.use_algorithm("direct"):
+        worker = threading.Thread(target=lambda: seen.append(cpu.get_algorithm()))
+        worker.start()
+        worker.join()
+        assert cpu.get_algorithm() == "direct"
+    assert seen == ["auto"] and cpu.get_algorithm() == "auto"
+
+
 @pytest.mark.parametrize("n", [0, -1])
 def test_set_num_threads_refuses_less_than_one(n):
     with pytest.raises(ValueError, match=f"set_num_threads: n must be at least 1, got {n}"):

@@ -37,11 +37,11 @@ def set_num_threads(n: int) -> None:
 
 def set_algorithm(algorithm: str) -> None:
     """Which convolutions may run: "auto" (the fastest), "direct" (exact, bits independent of position) or "winograd" (wherever it can, paying or not)."""
-    select.algorithm = algorithm
+    select.algorithm.set(algorithm)
 
 
 def get_algorithm() -> str:
-    return select.algorithm
+    return select.algorithm.get()
 
 
 def config() -> dict[str, object]:

@@ -6,6 +6,7 @@ An implementation declines with a reason, which `fastcnn.explain` shows. `refere
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from .. import reference
@@ -68,7 +69,8 @@ def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tu
 
 
 # "direct": only algorithms that are exact for integers; "winograd": also where it does not pay. See fastcnn.use_algorithm.
-algorithm = "auto"
+# It belongs to the context (this thread, this asyncio task), so that a choice for one call never reaches another thread's.
+algorithm: ContextVar[str] = ContextVar("fastcnn_algorithm", default="auto")
 
 
 def not_winograd(x: Any, weight_shape: tuple, output_size: tuple, options: tuple, least_gain: float, least_tiles: int) -> Reason | None:
@@ -76,13 +78,14 @@ def not_winograd(x: Any, weight_shape: tuple, output_size: tuple, options: tuple
     every tile, so the tiles must be well filled (`least_gain`: direct over Winograd operations), and of the weights, so there must be tiles to share them."""
     stride, padding, dilation, groups = options
     O, C, KH, KW = weight_shape
-    if algorithm == "direct":
+    choice = algorithm.get()
+    if choice == "direct":
         return ("the algorithm is set to 'direct'",)
     if x.itemsize != 4:
         return "needs float32, got {}", x.dtype
     if KH != 3 or KW != 3 or stride != (1, 1) or dilation != (1, 1) or groups != 1:
         return "needs a 3x3 kernel, stride 1, dilation 1, groups 1, got {}x{}, {}, {}, {}", KH, KW, stride, dilation, groups
-    if algorithm == "winograd":
+    if choice == "winograd":
         return None
     if O < 16 or C < 16:
         return "needs at least 16 input and output channels to fill its vectors, got {} and {}", C, O
