@@ -107,7 +107,12 @@ def _layer(layer: Any, inputs: tuple, options: dict) -> tuple:
         for parameter in parameters.values():
             parameter.grad = None
         layer.forward(values[0])
-        return [layer.backward(grad_output), *(parameter.grad for parameter in parameters.values())]
+        found = [layer.backward(grad_output), *(parameter.grad for parameter in parameters.values())]
+        wanted = [getattr(layer, "requires_input_grad", True), *(getattr(parameter, "requires_grad", True) for parameter in parameters.values())]
+        for argument, gradient, needed in zip(arguments, found, wanted, strict=True):
+            if needed and gradient is None:
+                raise AssertionError(f"{name}: backward gave no gradient of {argument.name}")
+        return found
 
     return name, arguments, lambda: layer.forward(values[0]), gradients
 

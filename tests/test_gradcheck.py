@@ -139,3 +139,15 @@ def test_a_gradient_that_is_zero_passes():
     nn = pytest.importorskip("fastcnn.nn")
     block = nn.Sequential(nn.Conv2d(2, 3, 3, dtype=np.float64, rng=0), nn.BatchNorm2d(3, dtype=np.float64))
     gradcheck(block, np.random.default_rng(1).standard_normal((4, 2, 6, 6)))
+
+
+def test_a_layer_whose_backward_returns_nothing_fails():
+    class Forgetful:
+        def forward(self, x):
+            return x * 2
+
+        def backward(self, grad_output):
+            grad_output * 2
+
+    with pytest.raises(AssertionError, match="Forgetful: backward gave no gradient of input"):
+        gradcheck(Forgetful(), np.ones((2, 3)))
