@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Geometry of a convolution and the loader: the only code that reads a user's array.
+"""Geometry of a convolution and the loader of the channels-last algorithms.
 
 Conv as GEMM, per image and group:   m = output pixels,   n = O / G,   k = (C / G) * KH * KW.
-Every algorithm reads channels-last memory: the user's array itself where that is its layout and no padding is needed, else a strip of it that the loader has
+They read channels-last memory: the user's array itself where that is its layout and no padding is needed, else a strip of it that the loader has
 copied into zero-padded scratch (small enough for L2). So stride, padding, dilation, memory format, views and byte strides are dealt with in one place.
 """
 from libc.string cimport memcpy, memset
