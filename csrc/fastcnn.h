@@ -37,8 +37,18 @@ enum fc_eltwise_op {
                                 fc_index g_pixel, T *out, fc_index w_tap, fc_index pixels, fc_index channels);                             \
         void (*planes)(const T *w, fc_index w_channel, const T *bias, const T *x, const fc_index *offset, fc_index taps, fc_index x_vector, T *out, \
                        fc_index out_channel, fc_index out_vector, int full, int last, int m, int nv);                                      \
-        void (*planes_outer)(const T *grad, fc_index g_channel, const T *x, const fc_index *offset, fc_index taps, fc_index x_row, fc_index nrows,  \
-                             fc_index OW, T *out, fc_index m);                                                                             \
+        void (*planes_outer)(const T *grad, fc_index g_channel, fc_index g_row, const T *x, const fc_index *offset, fc_index taps, fc_index x_row,   \
+                             fc_index x_vector, fc_index nrows, fc_index OW, T *out, fc_index m);                                           \
+        void (*lanes_scatter)(const T *grad, const fc_index *g_offset, const T *w, const fc_index *w_offset, fc_index count, T *out, fc_index pixels, \
+                              fc_index KW, fc_index stride, fc_index dilation);                                                             \
+        void (*window_max)(const T *x, fc_index row, fc_index step, fc_index kh, fc_index kw, T *out, int8_t *at, fc_index windows,         \
+                           fc_index channels);                                                                                              \
+        void (*window_max_back)(const T *grad, const int8_t *at, fc_index row, fc_index step, fc_index kh, fc_index kw, T *grad_input,      \
+                                int accumulate, fc_index windows, fc_index channels);                                                       \
+        void (*window_mean)(const T *x, fc_index row, fc_index step, fc_index kh, fc_index kw, T scale, T *out, fc_index windows,           \
+                            fc_index channels);                                                                                             \
+        void (*window_mean_back)(const T *grad, fc_index row, fc_index step, fc_index kh, fc_index kw, T scale, T *grad_input,              \
+                                 int accumulate, fc_index windows, fc_index channels);                                                      \
         void (*fold_lanes)(const T *x, T *out, fc_index n);                                                                                \
         void (*multiply_add)(const T *x, const T *w, T *out, fc_index n);                                                                  \
         void (*max_pool_lanes)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, int64_t first, int64_t index_row,         \
@@ -49,14 +59,16 @@ enum fc_eltwise_op {
         double (*sum)(const T *x, fc_index n);                                                                                             \
         double (*sum_square_deviation)(const T *x, T mean, fc_index n);                                                                    \
         void (*grad_sums)(const T *grad, const T *x, T mean, fc_index n, double *sum, double *dot);                                        \
-        void (*affine)(const T *x, T scale, T shift, T *out, fc_index n);                                                                  \
-        void (*affine2)(const T *grad, const T *x, T k1, T k2, T k3, T *out, fc_index n);                                                  \
+        void (*affine)(const T *x, T mean, T scale, T shift, T *out, fc_index n);                                                           \
+        void (*affine2)(const T *grad, const T *x, T mean, T k1, T k2, T k3, T *out, fc_index n);                                           \
         void (*column_sums)(const T *x, fc_index rows, fc_index cols, fc_index stride, T *sum);                                            \
         void (*column_square_deviations)(const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum);                \
-        void (*column_grad_sums)(const T *grad, const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum, T *dot); \
-        void (*column_affine)(const T *x, const T *scale, const T *shift, fc_index rows, fc_index cols, fc_index stride, T *out);          \
-        void (*column_affine2)(const T *grad, const T *x, const T *k1, const T *k2, const T *k3, fc_index rows, fc_index cols,             \
-                               fc_index stride, T *out);                                                                                   \
+        void (*column_normalise)(int op, T slope, const T *x, const T *mean, const T *scale, const T *shift, fc_index rows, fc_index cols,   \
+                                 T *out);                                                                                                   \
+        void (*column_grad_sums)(int op, T slope, const T *grad, const T *x, const T *mean, const T *scale, const T *shift, fc_index rows,   \
+                                 fc_index cols, T *sum, T *dot);                                                                            \
+        void (*column_grad)(int op, T slope, const T *grad, const T *x, const T *mean, const T *scale, const T *shift, const T *k1,          \
+                            const T *k2, const T *k3, fc_index rows, fc_index cols, T *out, T *sum);                                        \
         void (*eltwise)(int op, const T *x, T *out, fc_index n, T a, T b);                                                                 \
         void (*eltwise_backward)(int op, const T *grad, const T *x, T *out, fc_index n, T a, T b);                                         \
         double (*fma_probe)(fc_index iterations, T *out); /* returns the floating-point operations done; see bench roofline */             \

@@ -37,7 +37,7 @@ FLOORS = {
     "fastcnn.checkpoint": 6,
     "fastcnn.summary": 6,
     "fastcnn.plots": 6,
-    "fastcnn.plan": 6,
+    "fastcnn.plan": 5,
     "fastcnn.train": 6,
     "fastcnn.recipes": 6,
     "fastcnn.compat": 7,

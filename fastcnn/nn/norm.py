@@ -108,6 +108,15 @@ class _BatchNorm(_Norm):
         self.save_for_backward(input, mean, var, of_batch)
         return output
 
+    def track(self, mean: np.ndarray, var: np.ndarray, count: int) -> None:
+        """Let the running statistics follow a batch of `count` values per channel with this mean and (biased) variance."""
+        if not self.track_running_stats:
+            return
+        momentum = 1 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
+        self.running_mean[...] = (1 - momentum) * self.running_mean + momentum * mean
+        self.running_var[...] = (1 - momentum) * self.running_var + momentum * (var * (count / (count - 1)))
+        self.num_batches_tracked += 1
+
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         input, mean, var, of_batch = self.saved_for_backward()
         weight = _data(self.weight)

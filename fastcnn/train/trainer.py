@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastcnn import checkpoint, metrics
+from fastcnn import backend, checkpoint, metrics
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.random import default_rng
 from fastcnn.train.data import evaluation_batches
@@ -56,6 +56,7 @@ class Trainer:
         self.order: dict[str, int] = {}
         self.history = History()
         self.logits: np.ndarray | None = None
+        self._planner: Any = None
         first = first_parametrised(model)
         if first is not None:
             first.requires_input_grad = False
@@ -66,9 +67,10 @@ class Trainer:
         if not model.training:
             model.train()
         self.optimizer.zero_grad()
-        self.logits = model(x)
+        plan = self._plan(x, training=True)
+        self.logits = model(x) if plan is None else plan.forward(x)
         value = loss(self.logits, y)
-        model.backward(loss.backward())
+        (model if plan is None else plan).backward(loss.backward())
         self.optimizer.step()
         if self.schedule is not None and self.schedule_every == "batch":
             self.schedule.step()
@@ -153,6 +155,16 @@ class Trainer:
         for name, value in state["position"].items():
             setattr(self, name, value)
         self.running, self.order, self.history = state["running"], state["order"], History(state["history"])
+
+    def _plan(self, x: np.ndarray, training: bool) -> Any:
+        """The plan for such a batch, or None where the layers are called one by one: on other backends, and where there is nothing to plan."""
+        if backend.current().name != "cpu":
+            return None
+        if self._planner is None:
+            from fastcnn.plan import Planner  # needs the compiled core
+
+            self._planner = Planner(self.model)
+        return self._planner.plan(x, training)
 
     def _classes(self) -> dict[str, str]:
         """The kinds of the parts whose saved state only fits its own kind."""

@@ -220,10 +220,10 @@ cdef void pack_flipped(Geometry* g, const Panels* panels, const real* w, real* p
             pack_row(panels, (taps - 1 - tap) * g.Cg + i % g.Cg, w + (i * taps + tap) * g.Og, packed + i // g.Cg * panel_elements(panels))
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, bint last, real* tag):
-    """The forward convolution g of input, with the weights as they are or flipped. Returns a fresh (N, O, OH, OW) array, channels-last or C-contiguous."""
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, bint last, object out, real* tag):
+    """The forward convolution g of input, with the weights as they are or flipped: (N, O, OH, OW), channels-last or C-contiguous, in `out` or a fresh array."""
     cdef const fc_isa* kernels = active_isa()
-    cdef cnp.ndarray output = empty4(g.N, g.O, g.OH, g.OW, cnp.PyArray_TYPE(input), last)
+    cdef cnp.ndarray output = out if out is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.PyArray_TYPE(input), last)
     if output.size == 0:
         return output
     cdef cnp.ndarray w = dense(weight)
@@ -264,7 +264,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     return output
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups):
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
     """y[n,o,oh,ow] = b[o] + sum_{c,kh,kw} x[n, c, oh*SH - PT + kh*DH, ow*SW - PL + kw*DW] * w[o,c,kh,kw]"""
     cdef Geometry g
     cdef index PB, PR
@@ -275,11 +275,11 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
     g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
     g.Cg, g.Og = g.C // g.G, g.O // g.G
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return convolve(&g, input, weight, bias, False, is_channels_last(input), <float*>NULL)
-    return convolve(&g, input, weight, bias, False, is_channels_last(input), <double*>NULL)
+        return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, <float*>NULL)
+    return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, <double*>NULL)
 
 
-def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """Stride 1: the input gradient is the convolution of grad_output, padded by (K-1)*D - P, with the flipped kernel, channels exchanged (Dumoulin & Visin 2016, ch. 4)."""
     cdef Geometry g
     cdef index PB, PR
@@ -291,22 +291,22 @@ def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input
     g.PL = (g.KW - 1) * g.DW - g.PL
     g.Cg, g.Og = g.C // g.G, g.O // g.G
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
-        return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output), <float*>NULL)
-    return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output), <double*>NULL)
+        return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, <float*>NULL)
+    return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, <double*>NULL)
 
 
-def linear(cnp.ndarray input, cnp.ndarray weight, bias):
+def linear(cnp.ndarray input, cnp.ndarray weight, bias, out=None):
     """y = x W^T + b: a 1x1 convolution over the M rows of x, taken as M pixels."""
     cdef Geometry g = matrix_geometry(input.shape[0], input.shape[1], weight.shape[0])
     cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(input), w = cnp.PyArray_GETCONTIGUOUS(weight)
-    return as_matrix(x, w, bias, &g, False)
+    return as_matrix(x, w, bias, &g, False, out)
 
 
-def linear_grad_input(cnp.ndarray grad_output, cnp.ndarray weight):
+def linear_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, out=None):
     """dx = dy W"""
     cdef Geometry g = matrix_geometry(grad_output.shape[0], grad_output.shape[1], weight.shape[1])
     cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(grad_output), w = cnp.PyArray_GETCONTIGUOUS(weight)
-    return as_matrix(x, w, None, &g, True)
+    return as_matrix(x, w, None, &g, True, out)
 
 
 cdef Geometry matrix_geometry(index rows, index C, index O) noexcept:
@@ -316,11 +316,12 @@ cdef Geometry matrix_geometry(index rows, index C, index O) noexcept:
     return g
 
 
-cdef object as_matrix(cnp.ndarray x, cnp.ndarray w, object bias, Geometry* g, bint flipped):
+cdef object as_matrix(cnp.ndarray x, cnp.ndarray w, object bias, Geometry* g, bint flipped, object out):
     """Matrices as channels-last images of one column: (M, C) is (1, C, M, 1)."""
     cdef cnp.ndarray image = x.reshape(1, g.H, 1, g.C).transpose(0, 3, 1, 2), kernel = w.reshape(w.shape[0], w.shape[1], 1, 1), output
+    cdef object target = None if out is None else out.reshape(1, g.OH, 1, g.O).transpose(0, 3, 1, 2)
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-        output = convolve(g, image, kernel, bias, flipped, True, <float*>NULL)
+        output = convolve(g, image, kernel, bias, flipped, True, target, <float*>NULL)
     else:
-        output = convolve(g, image, kernel, bias, flipped, True, <double*>NULL)
+        output = convolve(g, image, kernel, bias, flipped, True, target, <double*>NULL)
     return output.transpose(0, 2, 3, 1).reshape(g.OH, g.O)

@@ -4,5 +4,6 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
 def conv2d_grad_input(
-    grad_output: np.ndarray, weight: np.ndarray, input_shape: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair, groups: int
+    grad_output: np.ndarray, weight: np.ndarray, input_shape: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair, groups: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray: ...

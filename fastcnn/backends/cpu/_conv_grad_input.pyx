@@ -139,9 +139,9 @@ cdef void pack(const fc_isa* kernels, Geometry* g, index runs, const Panels* pan
             pack_row(panels, o % g.Og, source + i * panels.n, packed + (group * g.KH * runs + i) * panel_elements(panels))
 
 
-cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray weight, bint last, real* tag):
+cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray weight, bint last, object out, real* tag):
     cdef const fc_isa* kernels = active_isa()
-    cdef cnp.ndarray grad_input = empty4(g.N, g.C, g.H, g.W, cnp.PyArray_TYPE(grad_output), last)
+    cdef cnp.ndarray grad_input = out if out is not None else empty4(g.N, g.C, g.H, g.W, cnp.PyArray_TYPE(grad_output), last)
     if grad_output.size == 0 or grad_input.size == 0:
         grad_input.fill(0)
         return grad_input
@@ -173,7 +173,7 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     return grad_input
 
 
-def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """grad_input[n, c, h, w] = sum over o, kh, kw of grad_output[n, o, oh, ow] * weight[o, c, kh, kw] where h = oh*SH - PT + kh*DH, w = ow*SW - PL + kw*DW"""
     cdef Geometry g
     cdef index PB, PR
@@ -183,5 +183,5 @@ def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, 
     g.OH, g.OW = grad_output.shape[2], grad_output.shape[3]
     g.Cg, g.Og = g.C // g.G, g.O // g.G
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
-        return input_gradient(&g, grad_output, weight, is_channels_last(grad_output), <float*>NULL)
-    return input_gradient(&g, grad_output, weight, is_channels_last(grad_output), <double*>NULL)
+        return input_gradient(&g, grad_output, weight, is_channels_last(grad_output if out is None else out), out, <float*>NULL)
+    return input_gradient(&g, grad_output, weight, is_channels_last(grad_output if out is None else out), out, <double*>NULL)

@@ -191,9 +191,9 @@ cdef void finish(const fc_isa* kernels, Geometry* g, const Plan* p, const Panels
                 kernels.f64.transpose(spare + o * panels.k, g.Cg, gw + o * panels.k, taps, taps, g.Cg, taps)
 
 
-cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, real* tag):
+cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, object given, real* tag):
     cdef const fc_isa* kernels = active_isa()
-    cdef cnp.ndarray grad_weight = empty4(g.O, g.Cg, g.KH, g.KW, cnp.PyArray_TYPE(input), False)
+    cdef cnp.ndarray grad_weight = given if given is not None else empty4(g.O, g.Cg, g.KH, g.KW, cnp.PyArray_TYPE(input), False)
     if g.N == 0 or grad_weight.size == 0 or g.OH * g.OW == 0:
         grad_weight.fill(0)
         return grad_weight
@@ -223,7 +223,7 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     return grad_weight
 
 
-def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups):
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
     cdef Geometry g
     cdef index PB, PR, Cg
     (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
@@ -232,11 +232,11 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
     g.OH, g.OW, g.G = grad_output.shape[2], grad_output.shape[3], groups
     g.Cg, g.Og = Cg, g.O // groups
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return weight_gradient(&g, grad_output, input, <float*>NULL)
-    return weight_gradient(&g, grad_output, input, <double*>NULL)
+        return weight_gradient(&g, grad_output, input, out, <float*>NULL)
+    return weight_gradient(&g, grad_output, input, out, <double*>NULL)
 
 
-def linear_grad_weight(cnp.ndarray grad_output, cnp.ndarray input):
+def linear_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, out=None):
     """dW = dy^T x: the weight gradient of a 1x1 convolution over M pixels."""
     cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(input), gy = cnp.PyArray_GETCONTIGUOUS(grad_output)
     cdef Geometry g
@@ -244,9 +244,10 @@ def linear_grad_weight(cnp.ndarray grad_output, cnp.ndarray input):
     g.N, g.C, g.H, g.W, g.O, g.KH, g.KW, g.OH, g.OW, g.G = 1, C, M, 1, O, 1, 1, M, 1, 1
     g.SH, g.SW, g.PT, g.PL, g.DH, g.DW, g.Cg, g.Og = 1, 1, 0, 0, 1, 1, C, O
     cdef cnp.ndarray image = x.reshape(1, M, 1, C).transpose(0, 3, 1, 2), grad = gy.reshape(1, M, 1, O).transpose(0, 3, 1, 2)
+    cdef object target = None if out is None else out.reshape(O, C, 1, 1)
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-        return weight_gradient(&g, grad, image, <float*>NULL).reshape(O, C)
-    return weight_gradient(&g, grad, image, <double*>NULL).reshape(O, C)
+        return weight_gradient(&g, grad, image, target, <float*>NULL).reshape(O, C)
+    return weight_gradient(&g, grad, image, target, <double*>NULL).reshape(O, C)
 
 
 # ---- bias

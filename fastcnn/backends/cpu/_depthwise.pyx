@@ -100,10 +100,10 @@ cdef void taps_first(const fc_isa* kernels, const real* w, index C, index taps, 
             memcpy(out + tap * C, spare + (taps - 1 - tap) * C, C * sizeof(real))
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, real* tag):
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, real* tag):
     cdef const fc_isa* kernels = active_isa()
-    cdef bint last = is_channels_last(input)
-    cdef cnp.ndarray output = empty4(g.N, g.C, g.OH, g.OW, cnp.PyArray_TYPE(input), last)
+    cdef bint last = is_channels_last(input if given is None else given)
+    cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.C, g.OH, g.OW, cnp.PyArray_TYPE(input), last)
     if output.size == 0:
         return output
     cdef cnp.ndarray w = dense(weight), bias_array
@@ -133,7 +133,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     return output
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups):
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
     cdef Geometry g
     cdef index PB, PR
     (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
@@ -142,11 +142,11 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
     g.OH = (g.H + g.PT + PB - (g.KH - 1) * g.DH - 1) // g.SH + 1
     g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return convolve(&g, input, weight, bias, False, <float*>NULL)
-    return convolve(&g, input, weight, bias, False, <double*>NULL)
+        return convolve(&g, input, weight, bias, False, out, <float*>NULL)
+    return convolve(&g, input, weight, bias, False, out, <double*>NULL)
 
 
-def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """Stride 1: grad_output convolved with the flipped filters."""
     cdef Geometry g
     cdef index PB, PR
@@ -155,8 +155,8 @@ def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input
     g.H, g.W, g.KH, g.KW, g.SH, g.SW = grad_output.shape[2], grad_output.shape[3], weight.shape[2], weight.shape[3], 1, 1
     g.PT, g.PL = (g.KH - 1) * g.DH - g.PT, (g.KW - 1) * g.DW - g.PL
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
-        return convolve(&g, grad_output, weight, None, True, <float*>NULL)
-    return convolve(&g, grad_output, weight, None, True, <double*>NULL)
+        return convolve(&g, grad_output, weight, None, True, out, <float*>NULL)
+    return convolve(&g, grad_output, weight, None, True, out, <double*>NULL)
 
 
 # ---- input gradient, any stride: each pixel of grad_output adds its KW products to a row buffer
@@ -218,7 +218,7 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     return grad_input
 
 
-def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     cdef Geometry g
     cdef index PB, PR
     (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
@@ -256,9 +256,9 @@ cdef void grad_weight_slot(const fc_isa* kernels, Geometry* g, const Plan* p, in
                                             g.OW, g.C)
 
 
-cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, real* tag):
+cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, object given, real* tag):
     cdef const fc_isa* kernels = active_isa()
-    cdef cnp.ndarray grad_weight = empty4(g.C, 1, g.KH, g.KW, cnp.PyArray_TYPE(input), False)
+    cdef cnp.ndarray grad_weight = given if given is not None else empty4(g.C, 1, g.KH, g.KW, cnp.PyArray_TYPE(input), False)
     if g.N == 0 or grad_output.size == 0:
         grad_weight.fill(0)
         return grad_weight
@@ -293,12 +293,12 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     return grad_weight
 
 
-def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups):
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
     cdef Geometry g
     cdef index PB, PR
     (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
     g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
     g.OH, g.OW, g.KH, g.KW = grad_output.shape[2], grad_output.shape[3], weight_shape[2], weight_shape[3]
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return weight_gradient(&g, grad_output, input, <float*>NULL)
-    return weight_gradient(&g, grad_output, input, <double*>NULL)
+        return weight_gradient(&g, grad_output, input, out, <float*>NULL)
+    return weight_gradient(&g, grad_output, input, out, <double*>NULL)

@@ -142,9 +142,9 @@ cdef void flip(Geometry* g, const real* w, real* out) noexcept nogil:
                     out[((group * g.Og + c) * g.Cg + o) * taps + taps - 1 - tap] = w[((group * g.Cg + o) * g.Og + c) * taps + tap]
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, real* tag):
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, real* tag):
     cdef const fc_isa* kernels = active_isa()
-    cdef cnp.ndarray output = empty4(g.N, g.O, g.OH, g.OW, cnp.PyArray_TYPE(input), False), w = cnp.PyArray_GETCONTIGUOUS(weight), bias_array
+    cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.PyArray_TYPE(input), False), w = cnp.PyArray_GETCONTIGUOUS(weight), bias_array
     if output.size == 0:
         return output
     cdef Plan plan = make_plan(kernels, g, <real*>NULL)
@@ -175,7 +175,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     return output
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups):
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
     """Column stride 1, any row stride."""
     cdef Geometry g
     cdef index PB, PR
@@ -186,11 +186,11 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
     g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
     g.Cg, g.Og = g.C // g.G, g.O // g.G
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return convolve(&g, input, weight, bias, False, <float*>NULL)
-    return convolve(&g, input, weight, bias, False, <double*>NULL)
+        return convolve(&g, input, weight, bias, False, out, <float*>NULL)
+    return convolve(&g, input, weight, bias, False, out, <double*>NULL)
 
 
-def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """Stride 1, padding up to (K-1)*D: grad_output convolved with the flipped kernel, channels exchanged."""
     cdef Geometry g
     cdef index PB, PR
@@ -201,8 +201,8 @@ def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, 
     g.PT, g.PL = (g.KH - 1) * g.DH - g.PT, (g.KW - 1) * g.DW - g.PL
     g.Cg, g.Og = g.C // g.G, g.O // g.G
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
-        return convolve(&g, grad_output, weight, None, True, <float*>NULL)
-    return convolve(&g, grad_output, weight, None, True, <double*>NULL)
+        return convolve(&g, grad_output, weight, None, True, out, <float*>NULL)
+    return convolve(&g, grad_output, weight, None, True, out, <double*>NULL)
 
 
 # ---- weight gradient
@@ -226,9 +226,11 @@ cdef void grad_weight_slot(const fc_isa* kernels, Geometry* g, const Plan* p, in
                     offset[k] = (c * depth + kh * g.DH) * p.width + kw * g.DW
                     k += 1
         if real is float:
-            kernels.f32.planes_outer(grad + ((n * g.O + group * g.Og) * g.OH + r0) * g.OW, g.OH * g.OW, planes, offset, taps, g.SH * p.width, rows, g.OW, partial, g.Og)
+            kernels.f32.planes_outer(grad + ((n * g.O + group * g.Og) * g.OH + r0) * g.OW, g.OH * g.OW, g.OW, planes, offset, taps, g.SH * p.width, p.lanes, rows, g.OW,
+                                     partial, g.Og)
         else:
-            kernels.f64.planes_outer(grad + ((n * g.O + group * g.Og) * g.OH + r0) * g.OW, g.OH * g.OW, planes, offset, taps, g.SH * p.width, rows, g.OW, partial, g.Og)
+            kernels.f64.planes_outer(grad + ((n * g.O + group * g.Og) * g.OH + r0) * g.OW, g.OH * g.OW, g.OW, planes, offset, taps, g.SH * p.width, p.lanes, rows, g.OW,
+                                     partial, g.Og)
 
 
 cdef void fold_slots(const fc_isa* kernels, Geometry* g, index slots, int lanes, real* partials, real* gw, int threads) noexcept nogil:
@@ -248,9 +250,9 @@ cdef void fold_slots(const fc_isa* kernels, Geometry* g, index slots, int lanes,
             kernels.f64.fold_lanes(total, gw + o * taps, taps)
 
 
-cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, real* tag):
+cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, object given, real* tag):
     cdef const fc_isa* kernels = active_isa()
-    cdef cnp.ndarray grad_weight = empty4(g.O, g.Cg, g.KH, g.KW, cnp.PyArray_TYPE(input), False), gy = cnp.PyArray_GETCONTIGUOUS(grad_output)
+    cdef cnp.ndarray grad_weight = given if given is not None else empty4(g.O, g.Cg, g.KH, g.KW, cnp.PyArray_TYPE(input), False), gy = cnp.PyArray_GETCONTIGUOUS(grad_output)
     if g.N == 0:
         grad_weight.fill(0)
         return grad_weight
@@ -282,7 +284,7 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     return grad_weight
 
 
-def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups):
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
     """Column stride 1, any row stride; needs a vector of scratch per weight and slot."""
     cdef Geometry g
     cdef index PB, PR
@@ -291,5 +293,5 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
     g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
     g.OH, g.OW, g.G, g.Og = grad_output.shape[2], grad_output.shape[3], groups, g.O // groups
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return weight_gradient(&g, grad_output, input, <float*>NULL)
-    return weight_gradient(&g, grad_output, input, <double*>NULL)
+        return weight_gradient(&g, grad_output, input, out, <float*>NULL)
+    return weight_gradient(&g, grad_output, input, out, <double*>NULL)

@@ -12,4 +12,5 @@ cdef class Arena:
 cdef const fc_isa* active_isa() noexcept nogil
 cdef int thread_count(double flops, Py_ssize_t items) noexcept nogil
 cdef Arena acquire(size_t nbytes)
+cdef Arena reserve(size_t nbytes)
 cdef void release(Arena arena)

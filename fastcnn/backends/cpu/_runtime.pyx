@@ -81,12 +81,23 @@ cdef Arena acquire(size_t nbytes):
     except IndexError:
         arena = Arena()
     if arena.size < nbytes:
-        free(arena.base)
-        arena.size = 0
-        arena.base = <char*>fc_aligned_block(nbytes)
-        if arena.base == NULL:
-            raise MemoryError(f"fastcnn could not allocate {nbytes} bytes of scratch memory")
-        arena.size = nbytes
+        grow(arena, nbytes)
+    return arena
+
+
+cdef void grow(Arena arena, size_t nbytes) except *:
+    free(arena.base)
+    arena.size = 0
+    arena.base = <char*>fc_aligned_block(nbytes)
+    if arena.base == NULL:
+        raise MemoryError(f"fastcnn could not allocate {nbytes} bytes of memory")
+    arena.size = nbytes
+
+
+cdef Arena reserve(size_t nbytes):
+    """A block of one's own, for what must outlive the call."""
+    cdef Arena arena = Arena()
+    grow(arena, nbytes)
     return arena
 
 

@@ -201,10 +201,10 @@ cdef void pack(const fc_isa* kernels, Geometry* g, const Panels* taps, const flo
             pack_panel(kernels, taps, i, last, packed)
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped):
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given):
     cdef const fc_isa* kernels = active_isa()
-    cdef bint last = is_channels_last(input), ohwi
-    cdef cnp.ndarray output = empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = dense(weight), bias_array
+    cdef bint last = is_channels_last(input if given is None else given), ohwi
+    cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = dense(weight), bias_array
     if output.size == 0:
         return output
     cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL), taps = make_panels(kernels, 9 * g.C, g.O, <float*>NULL)
@@ -247,20 +247,20 @@ cdef Geometry geometry(index N, index C, index H, index W, index O, index OH, in
     return g
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups):
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], input.shape[2] + PT + PB - 2,
                                input.shape[3] + PL + PR - 2, PT, PL)
-    return convolve(&g, input, weight, bias, False)
+    return convolve(&g, input, weight, bias, False, out)
 
 
-def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups):
+def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """grad_output, padded by 2 - P, convolved with the flipped kernel, channels exchanged."""
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input_shape[0], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], input_shape[1], input_shape[2], input_shape[3], 2 - PT, 2 - PL)
-    return convolve(&g, grad_output, weight, None, True)
+    return convolve(&g, grad_output, weight, None, True, out)
 
 
 # ---- weight gradient: dU[f] = V[f]^T D[f] over all tiles, then G^T dU G
@@ -363,11 +363,11 @@ cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Pa
         kernels.f32.transpose(spare + o * 9 * g.C, g.C, gw + o * 9 * g.C, 9, 9, g.C, 9)
 
 
-def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups):
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
     cdef index PT, PB, PL, PR, job
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], PT, PL)
-    cdef cnp.ndarray grad_weight = empty4(g.O, g.C, 3, 3, cnp.NPY_FLOAT, False)
+    cdef cnp.ndarray grad_weight = out if out is not None else empty4(g.O, g.C, 3, 3, cnp.NPY_FLOAT, False)
     if grad_output.size == 0:
         grad_weight.fill(0)
         return grad_weight

@@ -169,18 +169,27 @@ def not_planes_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, st
     return None if partial <= 256 * 1024 else ("its partial gradient of {} bytes would not stay in L2", partial)
 
 
-def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
-    output = _conv_forward.linear(input.reshape(len(input), weight[0].size), weight.reshape(len(weight), weight[0].size), bias)
-    return output.reshape(len(input), len(weight), 1, 1)
+def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int, out: Any = None) -> Any:
+    rows, filters = len(input), len(weight)
+    flat = None if out is None else out.reshape(rows, filters)
+    output = _conv_forward.linear(input.reshape(rows, weight[0].size), weight.reshape(filters, weight[0].size), bias, flat)
+    return output.reshape(rows, filters, 1, 1)
 
 
-def conv2d_grad_input_covering(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
-    return _conv_forward.linear_grad_input(grad_output.reshape(len(grad_output), len(weight)), weight.reshape(len(weight), -1)).reshape(input_shape)
+def conv2d_grad_input_covering(
+    grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int, out: Any = None
+) -> Any:
+    rows, filters = len(grad_output), len(weight)
+    flat = None if out is None else out.reshape(rows, -1)
+    return _conv_forward.linear_grad_input(grad_output.reshape(rows, filters), weight.reshape(filters, -1), flat).reshape(input_shape)
 
 
-def conv2d_grad_weight_covering(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:
+def conv2d_grad_weight_covering(
+    grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int, out: Any = None
+) -> Any:
     rows, filters, size = len(input), weight_shape[0], weight_shape[1] * weight_shape[2] * weight_shape[3]
-    return _conv_grad_weight.linear_grad_weight(grad_output.reshape(rows, filters), input.reshape(rows, size)).reshape(weight_shape)
+    flat = None if out is None else out.reshape(filters, size)
+    return _conv_grad_weight.linear_grad_weight(grad_output.reshape(rows, filters), input.reshape(rows, size), flat).reshape(weight_shape)
 
 
 IMPLEMENTATIONS: dict[str, list[Impl]] = {
@@ -236,6 +245,8 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
+NEEDS_PLANES = ("gemm_covering", "direct_planes", "direct_planes_flipped")
+
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
 
@@ -246,11 +257,14 @@ def record(callback: Callback | None) -> None:
     _recorder = callback
 
 
-def choose(op: str, arguments: tuple) -> tuple[Impl, list[tuple[str, Reason]]]:
-    """The implementation for these arguments, and why each earlier one declined."""
+def choose(op: str, arguments: tuple, channels_last: bool = False) -> tuple[Impl, list[tuple[str, Reason]]]:
+    """The implementation for these arguments, and why each earlier one declined. `channels_last`: the result has to be that, whatever the input is."""
     declined = []
     for impl in IMPLEMENTATIONS[op]:
-        reason = impl.declines(*arguments) if impl.declines else None
+        if channels_last and impl.name in NEEDS_PLANES:
+            reason: Reason | None = ("its result is C-contiguous",)
+        else:
+            reason = impl.declines(*arguments) if impl.declines else None
         if reason is None:
             return impl, declined
         declined.append((impl.name, reason))

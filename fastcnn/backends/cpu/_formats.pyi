@@ -1,0 +1,3 @@
+import numpy as np
+
+def convert(source: np.ndarray, out: np.ndarray) -> None: ...

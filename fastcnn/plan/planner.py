@@ -1,0 +1,170 @@
+"""From a model, an input shape and a mode to a list of segments; and the cache of what has been planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastcnn import backend, nn
+from fastcnn.backends.cpu import _lanes, _runtime, select
+from fastcnn.nn.parameter import FLOATS
+from fastcnn.plan import narrow, wide
+from fastcnn.plan.dense import Dense, Flat, Own
+from fastcnn.plan.memory import Layout, Memory
+from fastcnn.plan.plan import Plan
+from fastcnn.plan.segment import Layer, Segment
+from fastcnn.shapes import ShapeError
+
+MOST_PLANS = 4  # kept per model: a training batch, the last one of an epoch, and the same in evaluation
+
+
+def chain(model: nn.Module, prefix: str = "") -> Iterator[Layer]:
+    """The layers of a (nested) Sequential in order, with their paths; any other module is one layer."""
+    if type(model) is not nn.Sequential:
+        yield prefix, model
+        return
+    for name, child in model.named_children():
+        yield from chain(child, f"{prefix}.{name}" if prefix else name)
+
+
+def apart(layer: nn.Module, training: bool, dtype: np.dtype) -> bool:
+    """Whether a plan may do the layer's work for it: one of ours, unchanged, in the mode that the plan is for, with plain arrays of its dtype."""
+    if layer.training != training or (layer.saves_for_backward is not None and layer.saves_for_backward != training):
+        return False
+    for parameter in layer.parameters():
+        if parameter.dtype != dtype or not parameter.data.flags.c_contiguous or not parameter.data.flags.aligned:
+            return False
+    return True
+
+
+def is_convolution(layer: nn.Module) -> bool:
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
+
+
+class Planner:
+    """Plans for one model on the backend "cpu", made when they are first needed. `plan` returns None where there is nothing to plan: an input that is not
+    a batch of images, a model that is not a chain of layers; then the model runs as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.memory = model, Memory()
+        self._plans: dict[tuple, Plan] = {}
+        self._lanes: dict[tuple, _lanes.Lanes] = {}
+
+    def plan(self, x: Any, training: bool) -> Plan | None:
+        if not isinstance(x, np.ndarray) or x.ndim != 4 or x.dtype not in FLOATS or not x.size or not x.dtype.isnative:
+            return None
+        if type(self.model) is not nn.Sequential:
+            return None
+        key = (x.shape, x.dtype, training, _runtime.isa(), select.algorithm.get(), *self._state())
+        plan = self._plans.pop(key, None)
+        if plan is None:
+            try:
+                plan = self.build(x.shape, x.dtype, training)
+            except ShapeError:  # the layers themselves say best what does not fit
+                return None
+            while len(self._plans) >= MOST_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+        self._plans[key] = plan  # the latest one last
+        return plan
+
+    def _state(self) -> Iterator[Any]:
+        """What a plan depends on besides the input: which layers there are, in what mode, and over which arrays. The plan holds them, so an id stays theirs."""
+        for _, layer in chain(self.model):
+            yield id(layer)
+            yield layer.training
+            yield layer.requires_input_grad
+            for parameter in vars(layer).values():
+                if type(parameter) is nn.Parameter:
+                    yield id(parameter.data)
+                    yield parameter.requires_grad
+
+    def build(self, shape: tuple, dtype: np.dtype, training: bool) -> Plan:
+        layers, layout = list(chain(self.model)), Layout()
+        segments: list[Segment] = []
+        batch, at, last = shape[0], 0, False  # last: the segment before hands on channels-last images
+        rest: tuple | None = shape[1:]  # of an image on its way; None once it is not known
+        while at < len(layers):
+            segment, taken, rest, last = self._segment(layers[at:], batch, rest, dtype, training, last, segments, layout)
+            segments.append(segment)
+            at += taken
+        self.memory.bind(layout)
+        return Plan(segments, shape, dtype, training, layout.places()[1])
+
+    def _segment(
+        self, layers: list[Layer], batch: int, rest: tuple | None, dtype: np.dtype, training: bool, last: bool, before: list[Segment], layout: Layout
+    ) -> tuple[Segment, int, tuple | None, bool]:
+        """The next segment, how many layers it takes, the shape of an image behind it, and whether it is channels-last."""
+        ours = []
+        for path, layer in layers:
+            if not apart(layer, training, dtype):
+                break
+            ours.append((path, layer))
+        if ours and rest is not None and len(rest) == 3:
+            shape = (batch, *rest)
+            first = ours[0][1]
+            if is_convolution(first) and rest[0] == first.in_channels:
+                if not last and (run := self._run(ours, rest, batch, dtype)):
+                    taken = sum(stage.taken for stage in run)
+                    lanes = self._shared_lanes(ours[:taken], run, rest, dtype)
+                    return narrow.NarrowRun(ours[:taken], training, run, lanes, shape, len(before), self.memory, layout), taken, run[-1].output_shape, False
+                if not self._covers(first, rest, last):
+                    return self._block(ours, shape, training, before, layout)
+            if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
+                flat = rest[0] * rest[1] * rest[2]
+                return Flat(ours[:1], shape, dtype, training, last, layout), 1, (flat,), False
+        if ours and rest is not None and len(rest) == 1 and type(ours[0][1]) is nn.Linear and ours[0][1].in_features == rest[0]:
+            return Dense(ours[:1], training, self.memory), 1, (ours[0][1].out_features,), False
+        return Own(layers[:1], training), 1, shape_behind(layers[0][1], rest, dtype), last
+
+    def _run(self, layers: list[Layer], shape: tuple, batch: int, dtype: np.dtype) -> list[narrow.Stage]:
+        """As many stages as run in the lanes, from the first layer on."""
+        stages: list[narrow.Stage] = []
+        at = 0
+        while at < len(layers) and len(stages) < narrow.MOST_STAGES:
+            layer = layers[at][1]
+            if not is_convolution(layer) or layer.in_channels != shape[0] or narrow.declines(layer, shape, batch, dtype):
+                break
+            stage = narrow.stage(layers[at:], shape, dtype)
+            stages.append(stage)
+            at += stage.taken
+            shape = stage.output_shape
+        # a run that ends before a normalisation would hand its images over in the middle of a block
+        if at < len(layers) and type(layers[at][1]) is nn.BatchNorm2d:
+            stages.pop()
+        return stages
+
+    def _shared_lanes(self, layers: list[Layer], run: list[narrow.Stage], shape: tuple, dtype: np.dtype) -> _lanes.Lanes:
+        """One object, and so one memory, for the plans of all batch sizes."""
+        key = (tuple(id(layer) for _, layer in layers), shape, dtype, _runtime.isa())
+        if key not in self._lanes:
+            self._lanes[key] = _lanes.Lanes(dtype, shape, [stage.spec for stage in run])
+        return self._lanes[key]
+
+    def _covers(self, layer: nn.Conv2d, shape: tuple, last: bool) -> bool:
+        """Does the kernel cover the unpadded input? In C-contiguous memory that is a matrix product, which the layer itself does well."""
+        return not last and tuple(layer.kernel_size) == tuple(shape[1:]) and layer.padding in (0, "valid", (0, 0)) and layer.groups == 1
+
+    def _block(self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], layout: Layout) -> tuple[Segment, int, tuple, bool]:
+        block = wide.Block(layers, shape[1:])
+        own = layers[: block.taken]
+        if not training:
+            return wide.FoldedBlock(own, block, shape, len(before), layout), block.taken, block.output_shape, True
+        borrow = bool(before) and before[-1].lends_output
+        return wide.WideBlock(own, block, shape, True, borrow, self.memory, layout), block.taken, block.output_shape, True
+
+
+def shape_behind(layer: nn.Module, rest: tuple | None, dtype: np.dtype) -> tuple | None:
+    """The shape of an image behind a layer that runs as itself. Our own layers tell by running on an empty batch; a user's may do anything then, so
+    theirs is not known."""
+    if rest is None or not type(layer).__module__.startswith("fastcnn."):
+        return None
+    modes = [(module, module.training) for module in layer.modules()]
+    layer.eval()
+    try:
+        with backend.use_backend("reference"):
+            return layer(np.zeros((0, *rest), dtype)).shape[1:]
+    finally:
+        for module, training in modes:
+            module.training = training

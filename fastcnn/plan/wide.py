@@ -1,0 +1,186 @@
+"""A convolution in channels-last memory with the batch normalisation, activation and 2x2 max pooling behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastcnn import nn
+from fastcnn.backends.cpu import _formats, _norm, select
+from fastcnn.plan.memory import Layout, Memory
+from fastcnn.plan.narrow import both, slope_activation
+from fastcnn.plan.segment import Convolution, Layer, Row, Segment, accumulate, give_gradient, value
+
+
+class Block:
+    """The layers that one WideBlock takes: convolution, and of the others those that follow it in this order."""
+
+    def __init__(self, layers: Sequence[Layer], shape: tuple) -> None:
+        rest = [layer for _, layer in layers[1:4]]
+        self.convolution = Convolution(*layers[0])
+        self.norm = self.activation = None
+        self.pooled = False
+        O, H, W = self.conv_shape = self.convolution.output_shape(shape)
+        taken = 0
+        if rest and is_norm(rest[0]):
+            self.norm = rest[0]
+            taken += 1
+        if taken < len(rest) and (found := slope_activation(rest[taken])) is not None:
+            self.activation = found
+            taken += 1
+        if taken < len(rest) and is_halving(rest[taken]) and min(H, W) >= 2:
+            self.pooled = True
+            taken += 1
+        self.taken = 1 + taken
+        self.output_shape = (O, H // 2, W // 2) if self.pooled else self.conv_shape
+
+
+def is_norm(layer: nn.Module) -> bool:
+    """A BatchNorm2d that does in training what it says: takes the batch's statistics."""
+    return type(layer) is nn.BatchNorm2d
+
+
+def is_halving(layer: nn.Module) -> bool:
+    return (
+        type(layer) is nn.MaxPool2d
+        and not layer.ceil_mode
+        and not layer.return_indices
+        and (both(layer.kernel_size), both(layer.stride), both(layer.padding), both(layer.dilation)) == ((2, 2), (2, 2), (0, 0), (1, 1))
+    )
+
+
+class WideBlock(Segment):
+    """In training y, the convolution's output, and z, the block's, are kept; backward writes the gradient of y over y, and that of its own input over the
+    input, where the segment before it lends it."""
+
+    def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, training: bool, borrow: bool, memory: Memory, layout: Layout) -> None:
+        super().__init__(layers, training)
+        self.block, self.convolution, self.norm, self.memory = block, block.convolution, block.norm, memory
+        self.activation, self.slope = block.activation or (None, 0.0)
+        dtype, batch = self.convolution.weight.dtype, shape[0]
+        self.follows = self.norm is not None or self.activation is not None or block.pooled
+        self.in_place = self.norm is None and not block.pooled  # an activation's derivative can be told from its output
+        self.lends_output = not (self.in_place and self.activation)
+        self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True)
+        self.z = self.y if self.in_place else layout.buffer((batch, *block.output_shape), dtype, channels_last=True)
+        self.winners = layout.buffer((batch, *block.output_shape), np.int8, channels_last=True) if training and block.pooled else None
+        self.own_gradient = None
+        self.wants_input_grad = training and self.convolution.layer.requires_input_grad
+        if self.wants_input_grad and not borrow:
+            self.own_gradient = layout.buffer(shape, dtype, channels_last=True)
+        self.grad_output = None
+        self.chosen: dict[str, select.Impl] = {}
+
+    def _run(self, op: str, *arguments: object, **out: np.ndarray) -> np.ndarray:
+        impl = self.chosen.get(op)
+        if impl is None:
+            impl = self.chosen[op] = select.choose(op, arguments, channels_last=op != "conv2d_grad_weight")[0]
+        return impl.function(*arguments, **out)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        convolution, norm, y, z = self.convolution, self.norm, self.y.array, self.z.array
+        self.x = x
+        self._run("conv2d", x, convolution.weight.data, value(convolution.bias), *convolution.options, out=y)
+        if not self.follows:
+            return y
+        winners = None if self.winners is None else self.winners.array
+        weight, bias, eps = (None, None, 0.0) if norm is None else (value(norm.weight), value(norm.bias), norm.eps)
+        self.mean, self.var = _norm.norm_act_pool(
+            y, norm is not None, weight, bias, None, None, eps, self.activation, self.slope, z, self.block.pooled, winners
+        )
+        if norm is not None:
+            norm.track(self.mean, self.var, y.size // y.shape[1])
+        return z
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
+        convolution, norm, y = self.convolution, self.norm, self.y.array
+        grad_output = self._channels_last(grad_output)
+        weight, bias = give_gradient(convolution.weight, self.memory), convolution.bias
+        grad_bias = None
+        wants_bias = bias is not None and bias.requires_grad
+        if self.follows:
+            scale, shift, eps = (None, None, 0.0) if norm is None else (value(norm.weight), value(norm.bias), norm.eps)
+            winners = None if self.winners is None else self.winners.array
+            grad_scale, grad_shift, grad_bias = _norm.norm_act_pool_backward(
+                grad_output, y, norm is not None, scale, shift, self.mean, self.var, eps, self.activation, self.slope, y, self.block.pooled, winners, wants_bias
+            )
+            if norm is not None:
+                accumulate(norm.weight, grad_scale)
+                accumulate(norm.bias, grad_shift)
+            grad = y
+        else:
+            grad = grad_output
+            if wants_bias:
+                grad_bias = self._run("conv2d_grad_bias", grad)
+        x = self.x
+        if weight is not None:
+            accumulate(convolution.weight, self._run("conv2d_grad_weight", grad, x, convolution.weight.shape, *convolution.options, out=weight))
+        if wants_bias:
+            accumulate(bias, grad_bias)
+        if not self.wants_input_grad:
+            return None
+        target = x if self.own_gradient is None else self.own_gradient.array
+        return self._run("conv2d_grad_input", grad, convolution.weight.data, x.shape, *convolution.options, out=target)
+
+    def _channels_last(self, grad: np.ndarray) -> np.ndarray:
+        if grad.strides == self.z.array.strides:
+            return grad
+        if self.grad_output is None or self.grad_output.shape != grad.shape:
+            self.grad_output = np.empty_like(self.z.array)
+        _formats.convert(grad, self.grad_output)
+        return self.grad_output
+
+    def rows(self) -> list[Row]:
+        fused = ", ".join(type(layer).__name__ for _, layer in self.layers[1:])
+        buffers = {id(b): b.nbytes for b in (self.y, self.z, self.winners, self.own_gradient) if b is not None}
+        names = [impl.name for impl in self.chosen.values()] or ["chosen at the first run"]
+        return [Row(f"{self.layers[0][0]} Conv2d", "channels-last", " / ".join(dict.fromkeys(names)), fused, sum(buffers.values()))]
+
+
+class FoldedBlock(Segment):
+    """The same in inference: batch normalisation folded into the weights, the activation in place, no memory but two buffers that blocks use in turns and
+    one before a pooling."""
+
+    def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, turn: int, layout: Layout) -> None:
+        super().__init__(layers, False)
+        self.block, self.convolution = block, block.convolution
+        self.activation, self.slope = block.activation or (None, 0.0)
+        dtype, batch = self.convolution.weight.dtype, shape[0]
+        output = f"output {turn % 2}"  # the input lies in the other one
+        self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True, region="before pooling" if block.pooled else output)
+        self.z = layout.buffer((batch, *block.output_shape), dtype, channels_last=True, region=output) if block.pooled else self.y
+        self.chosen: select.Impl | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the weights as they are now: y = conv(x, w * s) + (b - mean) * s + shift, s = scale / sqrt(var + eps)."""
+        convolution, norm = self.convolution, self.block.norm
+        self.weight, self.bias = convolution.weight.data, value(convolution.bias)
+        if norm is None:
+            return
+        dtype = self.weight.dtype
+        scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
+        if norm.weight is not None:
+            scale = scale * norm.weight.data
+        bias = (0.0 if self.bias is None else self.bias.astype(np.float64)) - norm.running_mean
+        bias = bias * scale
+        if norm.bias is not None:
+            bias = bias + norm.bias.data
+        self.weight = np.multiply(self.weight, scale[:, None, None, None].astype(dtype), dtype=dtype)
+        self.bias = bias.astype(dtype)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        y, z = self.y.array, self.z.array
+        arguments = x, self.weight, self.bias, *self.convolution.options
+        if self.chosen is None:
+            self.chosen = select.choose("conv2d", arguments, channels_last=True)[0]
+        self.chosen.function(*arguments, out=y)
+        if self.activation is not None or self.block.pooled:
+            _norm.norm_act_pool(y, False, None, None, None, None, 0.0, self.activation, self.slope, z, self.block.pooled, None)
+        return z
+
+    def rows(self) -> list[Row]:
+        fused = ", ".join(type(layer).__name__ for _, layer in self.layers[1:])
+        name = self.chosen.name if self.chosen else "chosen at the first run"
+        return [Row(f"{self.layers[0][0]} Conv2d", "channels-last", name, fused, self.y.nbytes + (self.z.nbytes if self.z is not self.y else 0))]
