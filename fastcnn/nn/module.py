@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -219,6 +219,22 @@ class Module:
             module.apply(fn)
         fn(self)
         return self
+
+    def plan(self, input_shape: Sequence[int], *, training: bool = True) -> Any:
+        """How a batch of input_shape (N, C, H, W) would run on the compiled backend: a fastcnn.plan.Plan, whose str() is a table.
+
+        Trainer and fit make and use such plans by themselves. ShapeError if the shape does not fit the layers.
+        """
+        from fastcnn.plan import Planner
+
+        modes = [(module, module.training) for module in self.modules()]
+        self.train(training)
+        try:
+            dtype = next((parameter.dtype for parameter in self.parameters()), np.dtype(np.float32))
+            return Planner(self).build(tuple(input_shape), dtype, training)
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     # Weights in and out, under torch's keys.
 

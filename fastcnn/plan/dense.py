@@ -46,6 +46,9 @@ class Flat(Segment):
         self.shape = shape
         self.copy: Buffer | None = layout.buffer(shape, dtype, region=None if training else "flat") if channels_last and shape[2] * shape[3] > 1 else None
 
+    def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
+        return np.empty(output_shape, x.dtype)
+
     def forward(self, x: np.ndarray) -> np.ndarray:
         if self.copy is not None:
             _formats.convert(x, self.copy.array)

@@ -57,11 +57,11 @@ class Planner:
             return None
         if type(self.model) is not nn.Sequential:
             return None
-        key = (x.shape, x.dtype, training, _runtime.isa(), select.algorithm.get(), *self._state())
+        key = (x.shape, x.dtype, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state())
         plan = self._plans.pop(key, None)
         if plan is None:
             try:
-                plan = self.build(x.shape, x.dtype, training)
+                plan = self.build(x.shape, x.dtype, training, x.flags.c_contiguous)
             except ShapeError:  # the layers themselves say best what does not fit
                 return None
             while len(self._plans) >= MOST_PLANS:
@@ -80,16 +80,24 @@ class Planner:
                     yield id(parameter.data)
                     yield parameter.requires_grad
 
-    def build(self, shape: tuple, dtype: np.dtype, training: bool) -> Plan:
+    def build(self, shape: tuple, dtype: np.dtype, training: bool, contiguous: bool = True) -> Plan:
         layers, layout = list(chain(self.model)), Layout()
         segments: list[Segment] = []
+        shapes: list[tuple | None] = []
         batch, at, last = shape[0], 0, False  # last: the segment before hands on channels-last images
         rest: tuple | None = shape[1:]  # of an image on its way; None once it is not known
         while at < len(layers):
             segment, taken, rest, last = self._segment(layers[at:], batch, rest, dtype, training, last, segments, layout)
             segments.append(segment)
+            shapes.append(None if rest is None else (batch, *rest))
             at += taken
         self.memory.bind(layout)
+        x: np.ndarray | None = np.empty(shape, dtype)  # its format counts, not what it holds
+        if not contiguous:
+            x = np.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
+        for segment, output_shape in zip(segments, shapes, strict=True):
+            if x is not None:
+                x = segment.prepare(x, output_shape)
         return Plan(segments, shape, dtype, training, layout.places()[1])
 
     def _segment(

@@ -37,6 +37,15 @@ class Segment:
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.layers, self.training = list(layers), training
 
+    def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray | None:
+        """Choose algorithms for an input of this shape and memory format; returns an output of the same kind, or None where it is not known."""
+        if output_shape is None:
+            return None
+        if len(output_shape) == 4 and x.ndim == 4 and not x.flags.c_contiguous:  # layers keep the memory format
+            N, C, H, W = output_shape
+            return np.empty((N, H, W, C), x.dtype).transpose(0, 3, 1, 2)
+        return np.empty(output_shape, x.dtype)
+
     def forward(self, x: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 

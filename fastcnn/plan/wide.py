@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcnn import nn
-from fastcnn.backends.cpu import _formats, _norm, select
+from fastcnn.backends.cpu import _conv_grad_weight, _formats, _norm, select
 from fastcnn.plan.memory import Layout, Memory
 from fastcnn.plan.narrow import both, slope_activation
 from fastcnn.plan.segment import Convolution, Layer, Row, Segment, accumulate, give_gradient, value
@@ -72,11 +72,21 @@ class WideBlock(Segment):
         self.grad_output = None
         self.chosen: dict[str, select.Impl] = {}
 
-    def _run(self, op: str, *arguments: object, **out: np.ndarray) -> np.ndarray:
-        impl = self.chosen.get(op)
-        if impl is None:
-            impl = self.chosen[op] = select.choose(op, arguments, channels_last=op != "conv2d_grad_weight")[0]
-        return impl.function(*arguments, **out)
+    def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
+        convolution, y = self.convolution, self.y.array
+        weight, options = convolution.weight.data, convolution.options
+        self._choose("conv2d", x, weight, value(convolution.bias), *options)
+        if convolution.weight.requires_grad:
+            self._choose("conv2d_grad_weight", y, x, weight.shape, *options)
+        if self.wants_input_grad:
+            self._choose("conv2d_grad_input", y, weight, x.shape, *options)
+        return self.z.array
+
+    def _choose(self, op: str, *arguments: object) -> None:
+        self.chosen[op] = select.choose(op, arguments, channels_last=op != "conv2d_grad_weight")[0]
+
+    def _run(self, op: str, *arguments: object, out: np.ndarray) -> np.ndarray:
+        return self.chosen[op].function(*arguments, out=out)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         convolution, norm, y, z = self.convolution, self.norm, self.y.array, self.z.array
@@ -112,7 +122,7 @@ class WideBlock(Segment):
         else:
             grad = grad_output
             if wants_bias:
-                grad_bias = self._run("conv2d_grad_bias", grad)
+                grad_bias = _conv_grad_weight.conv2d_grad_bias(grad)
         x = self.x
         if weight is not None:
             accumulate(convolution.weight, self._run("conv2d_grad_weight", grad, x, convolution.weight.shape, *convolution.options, out=weight))
@@ -134,7 +144,7 @@ class WideBlock(Segment):
     def rows(self) -> list[Row]:
         fused = ", ".join(type(layer).__name__ for _, layer in self.layers[1:])
         buffers = {id(b): b.nbytes for b in (self.y, self.z, self.winners, self.own_gradient) if b is not None}
-        names = [impl.name for impl in self.chosen.values()] or ["chosen at the first run"]
+        names = [impl.name for impl in self.chosen.values()]
         return [Row(f"{self.layers[0][0]} Conv2d", "channels-last", " / ".join(dict.fromkeys(names)), fused, sum(buffers.values()))]
 
 
@@ -150,8 +160,11 @@ class FoldedBlock(Segment):
         output = f"output {turn % 2}"  # the input lies in the other one
         self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True, region="before pooling" if block.pooled else output)
         self.z = layout.buffer((batch, *block.output_shape), dtype, channels_last=True, region=output) if block.pooled else self.y
-        self.chosen: select.Impl | None = None
         self.refresh()
+
+    def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
+        self.chosen = select.choose("conv2d", (x, self.weight, self.bias, *self.convolution.options), channels_last=True)[0]
+        return self.z.array
 
     def refresh(self) -> None:
         """Take over the weights as they are now: y = conv(x, w * s) + (b - mean) * s + shift, s = scale / sqrt(var + eps)."""
@@ -172,15 +185,11 @@ class FoldedBlock(Segment):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y, z = self.y.array, self.z.array
-        arguments = x, self.weight, self.bias, *self.convolution.options
-        if self.chosen is None:
-            self.chosen = select.choose("conv2d", arguments, channels_last=True)[0]
-        self.chosen.function(*arguments, out=y)
+        self.chosen.function(x, self.weight, self.bias, *self.convolution.options, out=y)
         if self.activation is not None or self.block.pooled:
             _norm.norm_act_pool(y, False, None, None, None, None, 0.0, self.activation, self.slope, z, self.block.pooled, None)
         return z
 
     def rows(self) -> list[Row]:
         fused = ", ".join(type(layer).__name__ for _, layer in self.layers[1:])
-        name = self.chosen.name if self.chosen else "chosen at the first run"
-        return [Row(f"{self.layers[0][0]} Conv2d", "channels-last", name, fused, self.y.nbytes + (self.z.nbytes if self.z is not self.y else 0))]
+        return [Row(f"{self.layers[0][0]} Conv2d", "channels-last", self.chosen.name, fused, self.y.nbytes + (self.z.nbytes if self.z is not self.y else 0))]

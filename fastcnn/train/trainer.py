@@ -83,10 +83,10 @@ class Trainer:
         All logits are gathered first, so that every metric and every weighting of the loss is exact and independent of the batch size.
         A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean".
         """
-        logits, targets = [], []
+        logits, targets, refreshed = [], [], set()
         with evaluating(self.model):
             for x, y in evaluation_batches(data, self.model, batch_size):
-                logits.append(self.model(x))
+                logits.append(self._infer(x, refreshed))
                 targets.append(np.asarray(y))
             if not targets or not sum(map(len, targets)):
                 raise ValueError("evaluate: the data holds no images")
@@ -99,7 +99,8 @@ class Trainer:
         if len(x) == 0:
             raise ValueError("predict: x holds no images")
         with evaluating(self.model):
-            return np.concatenate([self.model(x[start : start + batch_size]) for start in range(0, len(x), batch_size)])
+            refreshed: set[int] = set()
+            return np.concatenate([self._infer(x[start : start + batch_size], refreshed) for start in range(0, len(x), batch_size)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint: weights, optimizer, schedule, random generators, position in the run and history."""
@@ -165,6 +166,16 @@ class Trainer:
 
             self._planner = Planner(self.model)
         return self._planner.plan(x, training)
+
+    def _infer(self, x: np.ndarray, refreshed: set[int]) -> np.ndarray:
+        """The model's output in evaluation mode; `refreshed` are the plans that have taken over the present weights."""
+        plan = self._plan(x, training=False)
+        if plan is None:
+            return self.model(x)
+        if id(plan) not in refreshed:
+            plan.refresh()
+            refreshed.add(id(plan))
+        return plan.forward(x)
 
     def _classes(self) -> dict[str, str]:
         """The kinds of the parts whose saved state only fits its own kind."""
