@@ -27,7 +27,7 @@ enum fc_eltwise_op {
         void (*tile_add)(const T *rows, fc_index row_stride, fc_index length, const T *panel, T *out, fc_index out_stride, int m, int nv,  \
                          int n);                                                                                                           \
         void (*tile_outer)(T *const *rows, fc_index x_pixel, fc_index x_row, fc_index x_image, const T *grad, fc_index g_pixel,      \
-                           fc_index g_row, fc_index g_image, fc_index pixels, fc_index nrows, fc_index images, T *out,                     \
+                           fc_index g_row, fc_index g_image, fc_index pixels, fc_index nrows, fc_index images, int accumulate, T *out,                     \
                            fc_index out_stride, int m, int nv);                                                                            \
         void (*transpose)(const T *src, fc_index src_stride, T *dst, fc_index dst_stride, fc_index rows, fc_index cols,                    \
                           fc_index rows_out);                                                                                              \

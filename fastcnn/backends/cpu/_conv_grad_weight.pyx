@@ -109,9 +109,7 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const Plan* p, index job, 
     cdef const real* gb
     cdef const real* corner
     cdef real* rows_at[MOST_ROWS]
-    cdef int j, m, nv
-    for k in range(panels.k):
-        memset(out + k * ld, 0, wide * sizeof(real))
+    cdef int j, m, nv, later = 0
     for strip in range(slot * work // p.slots, (slot + 1) * work // p.slots):
         n0 = strip // p.strips * p.images
         images = imin(p.images, g.N - n0)
@@ -156,11 +154,12 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const Plan* p, index job, 
                     rows_at[j] = <real*>xb + tap // g.KW * g.DH * x_row + tap % g.KW * g.DW * x_pixel + kk % g.Cg
                 if real is float:
                     kernels.f32.tile_outer(rows_at, tile_x_pixel, g.SH * x_row, x_image, gb + at - first, tile_g_pixel, g_row, g_image, tile_pixels, tile_rows,
-                                           images, out + k * ld + at - first, ld, m, nv)
+                                           images, later, out + k * ld + at - first, ld, m, nv)
                 else:
                     kernels.f64.tile_outer(rows_at, tile_x_pixel, g.SH * x_row, x_image, gb + at - first, tile_g_pixel, g_row, g_image, tile_pixels, tile_rows,
-                                           images, out + k * ld + at - first, ld, m, nv)
+                                           images, later, out + k * ld + at - first, ld, m, nv)
                 k += p.mr
+        later = 1
 
 
 cdef void add_slots(real* partials, index slots, index slot_elements, index first, index count) noexcept nogil:
@@ -178,11 +177,15 @@ cdef void finish(const fc_isa* kernels, Geometry* g, const Plan* p, const Panels
     cdef index piece, pieces = ceil_div(p.slot_elements, 4096), group, taps = g.KH * g.KW, ld = panels.nvec * p.lanes, o
     for piece in prange(pieces, num_threads=p.threads, schedule="static"):
         add_slots(partials, p.slots, p.slot_elements, piece * 4096, imin(4096, p.slot_elements - piece * 4096))
-    for group in range(g.G):
+    for piece in prange(g.G * panels.nvec, num_threads=p.threads, schedule="static"):
+        group = piece // panels.nvec
+        o = piece % panels.nvec * p.lanes
         if real is float:
-            kernels.f32.transpose(partials + group * panels.k * ld, ld, (gw if ohwi else spare) + group * g.Og * panels.k, panels.k, panels.k, g.Og, panels.k)
+            kernels.f32.transpose(partials + group * panels.k * ld + o, ld, (gw if ohwi else spare) + (group * g.Og + o) * panels.k, panels.k, panels.k,
+                                  imin(p.lanes, g.Og - o), panels.k)
         else:
-            kernels.f64.transpose(partials + group * panels.k * ld, ld, (gw if ohwi else spare) + group * g.Og * panels.k, panels.k, panels.k, g.Og, panels.k)
+            kernels.f64.transpose(partials + group * panels.k * ld + o, ld, (gw if ohwi else spare) + (group * g.Og + o) * panels.k, panels.k, panels.k,
+                                  imin(p.lanes, g.Og - o), panels.k)
     if not ohwi:
         for o in prange(g.O, num_threads=p.threads, schedule="static"):
             if real is float:
@@ -236,11 +239,53 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
     return weight_gradient(&g, grad_output, input, out, <double*>NULL)
 
 
+cdef enum:
+    OUTER_COLUMNS = 3072  # columns of an item: enough work, and pieces enough to share
+
+
+cdef void outer_item(const fc_isa* kernels, const real* grad, const real* x, index M, index C, index O, index o, index first, index after, real* gw) noexcept nogil:
+    """Rows o .. o + mr - 1 of the gradient, columns first .. after - 1: the tile's rows are output features, its columns input features, its reduction the images."""
+    cdef real* rows_at[MOST_ROWS]
+    cdef index lanes, c, wide
+    cdef int j, m, mr, nv
+    if real is float:
+        lanes, mr, nv = kernels.f32.lanes, kernels.f32.mr, kernels.f32.nv
+    else:
+        lanes, mr, nv = kernels.f64.lanes, kernels.f64.mr, kernels.f64.nv
+    m = <int>imin(mr, O - o)
+    for j in range(mr):
+        rows_at[j] = <real*>grad + o + (j if j < m else m - 1)
+    c = first
+    while c < after:
+        wide = imin(nv * lanes, after - c)
+        if real is float:
+            kernels.f32.tile_outer(rows_at, O, 0, 0, x + c, C, 0, 0, M, 1, 1, 0, gw + o * C + c, C, m, <int>(wide // lanes))
+        else:
+            kernels.f64.tile_outer(rows_at, O, 0, 0, x + c, C, 0, 0, M, 1, 1, 0, gw + o * C + c, C, m, <int>(wide // lanes))
+        c += wide
+
+
+cdef void outer(const fc_isa* kernels, const real* grad, const real* x, index M, index C, index O, real* gw) noexcept:
+    cdef index mr = kernels.f32.mr if real is float else kernels.f64.mr
+    cdef index rows = ceil_div(O, mr), parts = ceil_div(C, OUTER_COLUMNS), item
+    cdef int threads = thread_count(2.0 * M * C * O, rows * parts)
+    for item in prange(rows * parts, nogil=True, num_threads=threads, schedule="static"):
+        outer_item(kernels, grad, x, M, C, O, item % rows * mr, item // rows * OUTER_COLUMNS, imin(C, (item // rows + 1) * OUTER_COLUMNS), gw)
+
+
 def linear_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, out=None):
-    """dW = dy^T x: the weight gradient of a 1x1 convolution over M pixels."""
-    cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(input), gy = cnp.PyArray_GETCONTIGUOUS(grad_output)
+    """dW = dy^T x: the weight gradient of a 1x1 convolution over M pixels, or where rows of x are whole vectors, straight into dW."""
+    cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(input), gy = cnp.PyArray_GETCONTIGUOUS(grad_output), gw
     cdef Geometry g
     cdef index M = x.shape[0], C = x.shape[1], O = gy.shape[1]
+    cdef const fc_isa* kernels = active_isa()
+    if M > 0 and O > 0 and C > 0 and C % (kernels.f32.lanes if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT else kernels.f64.lanes) == 0:
+        gw = out if out is not None else cnp.PyArray_EMPTY(2, [O, C], cnp.PyArray_TYPE(x), 0)
+        if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
+            outer(kernels, <const float*>cnp.PyArray_DATA(gy), <const float*>cnp.PyArray_DATA(x), M, C, O, <float*>cnp.PyArray_DATA(gw))
+        else:
+            outer(kernels, <const double*>cnp.PyArray_DATA(gy), <const double*>cnp.PyArray_DATA(x), M, C, O, <double*>cnp.PyArray_DATA(gw))
+        return gw
     g.N, g.C, g.H, g.W, g.O, g.KH, g.KW, g.OH, g.OW, g.G = 1, C, M, 1, O, 1, 1, M, 1, 1
     g.SH, g.SW, g.PT, g.PL, g.DH, g.DW, g.Cg, g.Og = 1, 1, 0, 0, 1, 1, C, O
     cdef cnp.ndarray image = x.reshape(1, M, 1, C).transpose(0, 3, 1, 2), grad = gy.reshape(1, M, 1, O).transpose(0, 3, 1, 2)

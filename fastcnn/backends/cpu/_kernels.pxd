@@ -10,7 +10,7 @@ cdef extern from "fastcnn.h" nogil:
         int nv
         void (*tile)(float** rows, const Py_ssize_t* segment, Py_ssize_t segments, Py_ssize_t length, const float* panel, const float* bias, int accumulate, float** out, int m, int nv, int n) noexcept nogil
         void (*tile_add)(const float* rows, Py_ssize_t row_stride, Py_ssize_t length, const float* panel, float* out, Py_ssize_t out_stride, int m, int nv, int n) noexcept nogil
-        void (*tile_outer)(float** rows, Py_ssize_t x_pixel, Py_ssize_t x_row, Py_ssize_t x_image, const float* grad, Py_ssize_t g_pixel, Py_ssize_t g_row, Py_ssize_t g_image, Py_ssize_t pixels, Py_ssize_t nrows, Py_ssize_t images, float* out, Py_ssize_t out_stride, int m, int nv) noexcept nogil
+        void (*tile_outer)(float** rows, Py_ssize_t x_pixel, Py_ssize_t x_row, Py_ssize_t x_image, const float* grad, Py_ssize_t g_pixel, Py_ssize_t g_row, Py_ssize_t g_image, Py_ssize_t pixels, Py_ssize_t nrows, Py_ssize_t images, int accumulate, float* out, Py_ssize_t out_stride, int m, int nv) noexcept nogil
         void (*transpose)(const float* src, Py_ssize_t src_stride, float* dst, Py_ssize_t dst_stride, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t rows_out) noexcept nogil
         void (*depthwise)(const float* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const float* w, Py_ssize_t w_tap, const float* bias, float* out, Py_ssize_t out_pixel, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
         void (*depthwise_outer)(const float* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const float* grad, Py_ssize_t g_pixel, float* out, Py_ssize_t w_tap, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
@@ -46,7 +46,7 @@ cdef extern from "fastcnn.h" nogil:
         int nv
         void (*tile)(double** rows, const Py_ssize_t* segment, Py_ssize_t segments, Py_ssize_t length, const double* panel, const double* bias, int accumulate, double** out, int m, int nv, int n) noexcept nogil
         void (*tile_add)(const double* rows, Py_ssize_t row_stride, Py_ssize_t length, const double* panel, double* out, Py_ssize_t out_stride, int m, int nv, int n) noexcept nogil
-        void (*tile_outer)(double** rows, Py_ssize_t x_pixel, Py_ssize_t x_row, Py_ssize_t x_image, const double* grad, Py_ssize_t g_pixel, Py_ssize_t g_row, Py_ssize_t g_image, Py_ssize_t pixels, Py_ssize_t nrows, Py_ssize_t images, double* out, Py_ssize_t out_stride, int m, int nv) noexcept nogil
+        void (*tile_outer)(double** rows, Py_ssize_t x_pixel, Py_ssize_t x_row, Py_ssize_t x_image, const double* grad, Py_ssize_t g_pixel, Py_ssize_t g_row, Py_ssize_t g_image, Py_ssize_t pixels, Py_ssize_t nrows, Py_ssize_t images, int accumulate, double* out, Py_ssize_t out_stride, int m, int nv) noexcept nogil
         void (*transpose)(const double* src, Py_ssize_t src_stride, double* dst, Py_ssize_t dst_stride, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t rows_out) noexcept nogil
         void (*depthwise)(const double* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const double* w, Py_ssize_t w_tap, const double* bias, double* out, Py_ssize_t out_pixel, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil
         void (*depthwise_outer)(const double* x, Py_ssize_t x_pixel, Py_ssize_t tap_row, Py_ssize_t tap_col, Py_ssize_t kh, Py_ssize_t kw, const double* grad, Py_ssize_t g_pixel, double* out, Py_ssize_t w_tap, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil

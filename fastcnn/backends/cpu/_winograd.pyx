@@ -29,7 +29,7 @@ cdef enum:
     MOST_ROWS = 8
     GRAD_TILES = 64             # tiles of a strip in the weight gradient: each reads and writes all of the transformed gradient once
     PARTIAL_BYTES = 8 * 1024 * 1024
-    MOST_SLOTS = 8
+    MOST_SLOTS = 4
     SLOT_TILES = 32             # fewer would not pay for clearing and adding a transformed gradient of their own
 
 
@@ -283,14 +283,16 @@ cdef struct GradPlan:
 
 cdef GradPlan make_grad_plan(const fc_isa* kernels, Geometry* g, const Panels* panels) noexcept nogil:
     cdef GradPlan p
+    cdef double flops = 2.0 * g.N * ceil_div(g.OH, TILE) * ceil_div(g.OW, TILE) * FREQUENCIES * g.C * g.O
     cdef index lanes = kernels.f32.lanes, width = panels.nvec * lanes, slot_bytes, tiles = g.N * ceil_div(g.OH, TILE) * ceil_div(g.OW, TILE)
     # nothing here but the number of threads may depend on the number of threads: the cut decides the order of summation
     p.blocks = cut(g, GRAD_TILES, imax(1, imin(MOST_SLOTS, tiles // SLOT_TILES)))
     p.slot_plane = g.C * width + PLANE_PAD
     slot_bytes = FREQUENCIES * p.slot_plane * <index>sizeof(float)
     p.slots = imin(p.blocks.count, imax(1, imin(MOST_SLOTS, PARTIAL_BYTES // slot_bytes)))
-    p.parts = imin(panels.count, ceil_div(MOST_SLOTS, p.slots))
-    p.threads = thread_count(2.0 * g.N * p.blocks.TH * p.blocks.TW * FREQUENCIES * g.C * g.O, p.slots * p.parts)
+    # parts transform the same input again, but do not touch the order of summation: as few as keep the threads busy
+    p.parts = imin(panels.count, ceil_div(2 * thread_count(flops, 1 << 20), p.slots))
+    p.threads = thread_count(flops, p.slots * p.parts)
     p.line = ceil_div(g.C, lanes) * lanes
     p.plane = p.blocks.tiles * p.line + PLANE_PAD
     p.grad_plane = p.blocks.tiles * width + PLANE_PAD
@@ -314,10 +316,7 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index j
     cdef float* out = partials + slot * FREQUENCIES * p.slot_plane + first
     cdef const float* gb
     cdef float* rows_at[MOST_ROWS]
-    cdef int j, m, mr = kernels.f32.mr
-    for f in range(FREQUENCIES):
-        for c in range(g.C):
-            memset(out + f * p.slot_plane + c * width, 0, wide * sizeof(float))
+    cdef int j, m, mr = kernels.f32.mr, later = 0
     for block in range(slot * p.blocks.count // p.slots, (slot + 1) * p.blocks.count // p.slots):
         place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
         height, across = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
@@ -340,9 +339,10 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index j
                     m = <int>imin(mr, g.C - k)
                     for j in range(mr):
                         rows_at[j] = planes + f * p.plane + k + (j if j < m else m - 1)
-                    kernels.f32.tile_outer(rows_at, p.line, 0, 0, grads + f * p.grad_plane + at - first, wide, 0, 0, images * rows * cols, 1, 1,
+                    kernels.f32.tile_outer(rows_at, p.line, 0, 0, grads + f * p.grad_plane + at - first, wide, 0, 0, images * rows * cols, 1, 1, later,
                                            out + f * p.slot_plane + k * width + at - first, width, m, <int>(first_vector(panels, i + 1) - first_vector(panels, i)))
                     k += mr
+        later = 1
 
 
 cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, float* partials, float* taps, float* spare, float* gw) noexcept nogil:
@@ -358,7 +358,9 @@ cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Pa
                 for i in range(width):
                     total[i] += part[i]
         kernels.winograd.weight_grad(partials + c * width, p.slot_plane, width, taps + c * width, g.C * width)
-    kernels.f32.transpose(taps, width, spare, 9 * g.C, 9 * g.C, g.O, 9 * g.C)
+    for i in prange(panels.nvec, num_threads=p.threads, schedule="static"):
+        o = i * panels.lanes
+        kernels.f32.transpose(taps + o, width, spare + o * 9 * g.C, 9 * g.C, 9 * g.C, imin(panels.lanes, g.O - o), 9 * g.C)
     for o in prange(g.O, num_threads=p.threads, schedule="static"):
         kernels.f32.transpose(spare + o * 9 * g.C, g.C, gw + o * 9 * g.C, 9, 9, g.C, 9)
 
