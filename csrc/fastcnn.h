@@ -92,6 +92,7 @@ typedef struct {
     fc_kernels_f32 f32;
     fc_kernels_f64 f64;
     fc_winograd_kernels winograd;
+    uint64_t (*checksum)(const void *data, size_t nbytes);
 } fc_isa;
 
 /* dispatch.c */

@@ -1,4 +1,4 @@
-"""Linear layers with their activation, and the flattening before them."""
+"""Layers that are matrix products over the images: Linear, convolutions whose kernel covers the input; and the flattening before them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,69 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcnn import nn
-from fastcnn.backends.cpu import _conv_forward, _conv_grad_weight, _formats
+from fastcnn.backends.cpu import _conv_forward, _conv_grad_weight, _eltwise, _formats, _runtime
 from fastcnn.plan.memory import Buffer, Layout, Memory
+from fastcnn.plan.narrow import slope_activation
 from fastcnn.plan.segment import Layer, Row, Segment, accumulate, give_gradient, value
 
 
 class Dense(Segment):
-    """y = x W^T + b for (N, C) inputs."""
+    """y = act(x W^T + b) over images in rows; a covering convolution's weight (O, C, KH, KW) is taken as (O, C * KH * KW)."""
 
     owns_output = True
 
-    def __init__(self, layers: Sequence[Layer], training: bool, memory: Memory) -> None:
+    def __init__(self, layers: Sequence[Layer], shape: tuple, training: bool, memory: Memory) -> None:
         super().__init__(layers, training)
-        self.layer, self.memory = layers[0][1], memory
+        self.layer, self.memory, self.shape = layers[0][1], memory, shape
+        self.features = self.layer.weight.shape[0]
+        self.output_shape = (shape[0], self.features, *(1 for _ in shape[2:]))
+        self.activation, self.slope = (slope_activation(layers[1][1]) if len(layers) > 1 else None) or (None, 0.0)
+        self.packed = self.checksum = None
+
+    def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
+        self.refresh()
+        return np.empty(self.output_shape, x.dtype)
+
+    def refresh(self) -> None:
+        """Inference packs the weights once for all batches, and again when their values have changed."""
+        if self.training:
+            return
+        weight = self.layer.weight.data
+        checksum = _runtime.checksum((weight,))
+        if checksum != self.checksum:
+            self.packed, self.checksum = _conv_forward.pack(weight.reshape(self.features, -1, 1, 1), 1), checksum
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.x = x
-        return _conv_forward.linear(x, self.layer.weight.data, value(self.layer.bias))
+        self.x = np.ascontiguousarray(x).reshape(len(x), -1)
+        y = _conv_forward.linear(self.x, self.layer.weight.data.reshape(self.features, -1), value(self.layer.bias), None, self.packed)
+        if self.activation == "relu":
+            y = _eltwise.relu(y)
+        elif self.activation == "leaky_relu":
+            y = _eltwise.leaky_relu(y, self.slope)
+        self.y = y
+        return y.reshape(self.output_shape)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         layer = self.layer
+        grad = grad_output.reshape(len(grad_output), self.features)
+        if self.activation == "relu":  # both derivatives can be told from the output
+            grad = _eltwise.relu_backward(grad, self.y)
+        elif self.activation == "leaky_relu":
+            grad = _eltwise.leaky_relu_backward(grad, self.y, self.slope)
         gradient = give_gradient(layer.weight, self.memory)
         if gradient is not None:
-            accumulate(layer.weight, _conv_grad_weight.linear_grad_weight(grad_output, self.x, out=gradient))
+            _conv_grad_weight.linear_grad_weight(grad, self.x, gradient.reshape(self.features, -1))
+            accumulate(layer.weight, gradient)
         if layer.bias is not None and layer.bias.requires_grad:
-            accumulate(layer.bias, _conv_grad_weight.linear_grad_bias(grad_output))
-        return _conv_forward.linear_grad_input(grad_output, layer.weight.data) if layer.requires_input_grad else None
+            accumulate(layer.bias, _conv_grad_weight.linear_grad_bias(grad))
+        if not layer.requires_input_grad:
+            return None
+        return _conv_forward.linear_grad_input(grad, layer.weight.data.reshape(self.features, -1)).reshape(self.shape)
 
     def rows(self) -> list[Row]:
-        return [Row(self.names(), "rows", "gemm", "", 0)]
+        (path, layer), rest = self.layers[0], self.layers[1:]
+        nbytes = self.packed.nbytes if self.packed is not None else 0
+        return [Row(f"{path} {type(layer).__name__}", "rows", "gemm", ", ".join(type(other).__name__ for _, other in rest), nbytes)]
 
 
 class Flat(Segment):
@@ -44,7 +78,8 @@ class Flat(Segment):
     def __init__(self, layers: Sequence[Layer], shape: tuple, dtype: np.dtype, training: bool, channels_last: bool, layout: Layout) -> None:
         super().__init__(layers, training)
         self.shape = shape
-        self.copy: Buffer | None = layout.buffer(shape, dtype, region=None if training else "flat") if channels_last and shape[2] * shape[3] > 1 else None
+        copied = channels_last and shape[2] * shape[3] > 1
+        self.copy: Buffer | None = layout.buffer(shape, dtype, region=None if training else "flat") if copied else None
 
     def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
         return np.empty(output_shape, x.dtype)

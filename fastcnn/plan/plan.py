@@ -17,6 +17,8 @@ class Plan:
     """
 
     def __init__(self, segments: Sequence[Segment], shape: tuple[int, ...], dtype: np.dtype, training: bool, nbytes: int) -> None:
+        # the arrays that the plan was made for: as long as it lives, no other array gets their ids
+        self.arrays = [parameter.data for segment in segments for _, layer in segment.layers for parameter in layer.parameters()]
         self.segments, self.shape, self.dtype, self.training, self.nbytes = list(segments), shape, dtype, training, nbytes
 
     def forward(self, x: np.ndarray) -> np.ndarray:

@@ -43,6 +43,11 @@ def is_convolution(layer: nn.Module) -> bool:
     return type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
 
 
+def covers(layer: nn.Conv2d, shape: tuple) -> bool:
+    """Does the kernel cover the unpadded input (C, H, W)? Then the convolution is a matrix product over the images."""
+    return tuple(layer.kernel_size) == tuple(shape[1:]) and layer.padding in ("valid", (0, 0)) and layer.groups == 1
+
+
 class Planner:
     """Plans for one model on the backend "cpu", made when they are first needed. `plan` returns None where there is nothing to plan: an input that is not
     a batch of images, a model that is not a chain of layers; then the model runs as it is."""
@@ -57,7 +62,7 @@ class Planner:
             return None
         if type(self.model) is not nn.Sequential:
             return None
-        key = (x.shape, x.dtype, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state())
+        key = (x.shape, x.dtype.char, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state())
         plan = self._plans.pop(key, None)
         if plan is None:
             try:
@@ -69,16 +74,23 @@ class Planner:
         self._plans[key] = plan  # the latest one last
         return plan
 
-    def _state(self) -> Iterator[Any]:
-        """What a plan depends on besides the input: which layers there are, in what mode, and over which arrays. The plan holds them, so an id stays theirs."""
-        for _, layer in chain(self.model):
-            yield id(layer)
-            yield layer.training
-            yield layer.requires_input_grad
-            for parameter in vars(layer).values():
+    def _state(self) -> list[Any]:
+        """What a plan depends on besides the input: which layers there are, in what mode, and over which arrays. The plan holds them, so an id stays theirs.
+        Made before every batch, so it goes straight for what the planned layers have."""
+        state: list[Any] = []
+        stack = [self.model]
+        while stack:
+            layer = stack.pop()
+            own = vars(layer)
+            if type(layer) is nn.Sequential:
+                stack += reversed([child for child in own.values() if isinstance(child, nn.Module)])
+                continue
+            state += (id(layer), own.get("training", True), own.get("requires_input_grad", True), own.get("saves_for_backward"))
+            for name in ("weight", "bias"):
+                parameter = own.get(name)
                 if type(parameter) is nn.Parameter:
-                    yield id(parameter.data)
-                    yield parameter.requires_grad
+                    state += (id(parameter.data), parameter.requires_grad)
+        return state
 
     def build(self, shape: tuple, dtype: np.dtype, training: bool, contiguous: bool = True) -> Plan:
         layers, layout = list(chain(self.model)), Layout()
@@ -117,13 +129,14 @@ class Planner:
                     taken = sum(stage.taken for stage in run)
                     lanes = self._shared_lanes(ours[:taken], run, rest, dtype)
                     return narrow.NarrowRun(ours[:taken], training, run, lanes, shape, len(before), self.memory, layout), taken, run[-1].output_shape, False
-                if not self._covers(first, rest, last):
-                    return self._block(ours, shape, training, before, layout)
+                if covers(first, rest) and (training or not last):
+                    return self._dense(ours, shape, training)
+                return self._block(ours, shape, training, before, layout)
             if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
                 flat = rest[0] * rest[1] * rest[2]
                 return Flat(ours[:1], shape, dtype, training, last, layout), 1, (flat,), False
         if ours and rest is not None and len(rest) == 1 and type(ours[0][1]) is nn.Linear and ours[0][1].in_features == rest[0]:
-            return Dense(ours[:1], training, self.memory), 1, (ours[0][1].out_features,), False
+            return self._dense(ours, (batch, *rest), training)
         return Own(layers[:1], training), 1, shape_behind(layers[0][1], rest, dtype), last
 
     def _run(self, layers: list[Layer], shape: tuple, batch: int, dtype: np.dtype) -> list[narrow.Stage]:
@@ -150,9 +163,10 @@ class Planner:
             self._lanes[key] = _lanes.Lanes(dtype, shape, [stage.spec for stage in run])
         return self._lanes[key]
 
-    def _covers(self, layer: nn.Conv2d, shape: tuple, last: bool) -> bool:
-        """Does the kernel cover the unpadded input? In C-contiguous memory that is a matrix product, which the layer itself does well."""
-        return not last and tuple(layer.kernel_size) == tuple(shape[1:]) and layer.padding in (0, "valid", (0, 0)) and layer.groups == 1
+    def _dense(self, layers: list[Layer], shape: tuple, training: bool) -> tuple[Segment, int, tuple, bool]:
+        taken = 2 if len(layers) > 1 and narrow.slope_activation(layers[1][1]) else 1
+        segment = Dense(layers[:taken], shape, training, self.memory)
+        return segment, taken, segment.output_shape[1:], False
 
     def _block(self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], layout: Layout) -> tuple[Segment, int, tuple, bool]:
         block = wide.Block(layers, shape[1:])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcnn import nn
-from fastcnn.backends.cpu import _conv_grad_weight, _formats, _norm, select
+from fastcnn.backends.cpu import _conv_forward, _conv_grad_weight, _formats, _norm, _runtime, _winograd, select
 from fastcnn.plan.memory import Layout, Memory
 from fastcnn.plan.narrow import both, slope_activation
 from fastcnn.plan.segment import Convolution, Layer, Row, Segment, accumulate, give_gradient, value
@@ -160,14 +160,36 @@ class FoldedBlock(Segment):
         output = f"output {turn % 2}"  # the input lies in the other one
         self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True, region="before pooling" if block.pooled else output)
         self.z = layout.buffer((batch, *block.output_shape), dtype, channels_last=True, region=output) if block.pooled else self.y
-        self.refresh()
+        self.checksum: int | None = None
+        self._fold()
 
     def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
         self.chosen = select.choose("conv2d", (x, self.weight, self.bias, *self.convolution.options), channels_last=True)[0]
+        self.refresh()
         return self.z.array
 
+    def _pack(self) -> None:
+        """The two general algorithms take packed weights; depthwise ones are read as they are."""
+        self.packed = {}
+        if self.chosen.function is _winograd.conv2d:
+            self.packed = {"packed": _winograd.pack(self.weight)}
+        elif self.chosen.function is _conv_forward.conv2d:
+            self.packed = {"packed": _conv_forward.pack(self.weight, self.convolution.groups)}
+
     def refresh(self) -> None:
-        """Take over the weights as they are now: y = conv(x, w * s) + (b - mean) * s + shift, s = scale / sqrt(var + eps)."""
+        """Fold and pack again what has changed since the last time. It is looked for in the values: an array may be written to by anybody."""
+        convolution, norm = self.convolution, self.block.norm
+        sources = [convolution.weight.data, value(convolution.bias)]
+        if norm is not None:
+            sources += [value(norm.weight), value(norm.bias), norm.running_mean, norm.running_var]
+        checksum = _runtime.checksum(sources)
+        if checksum != self.checksum:
+            self._fold()
+            self._pack()
+            self.checksum = checksum
+
+    def _fold(self) -> None:
+        """The weights as they are now: y = conv(x, w * s) + (b - mean) * s + shift, s = scale / sqrt(var + eps)."""
         convolution, norm = self.convolution, self.block.norm
         self.weight, self.bias = convolution.weight.data, value(convolution.bias)
         if norm is None:
@@ -185,7 +207,7 @@ class FoldedBlock(Segment):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y, z = self.y.array, self.z.array
-        self.chosen.function(x, self.weight, self.bias, *self.convolution.options, out=y)
+        self.chosen.function(x, self.weight, self.bias, *self.convolution.options, out=y, **self.packed)
         if self.activation is not None or self.block.pooled:
             _norm.norm_act_pool(y, False, None, None, None, None, 0.0, self.activation, self.slope, z, self.block.pooled, None)
         return z

@@ -100,6 +100,8 @@ class Trainer:
             raise ValueError("predict: x holds no images")
         with evaluating(self.model):
             refreshed: set[int] = set()
+            if len(x) <= batch_size:
+                return self._infer(x, refreshed)
             return np.concatenate([self._infer(x[start : start + batch_size], refreshed) for start in range(0, len(x), batch_size)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -219,10 +221,11 @@ def first_parametrised(model: Any) -> Any:
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module has the mode it had, also one that was frozen by hand."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True

@@ -15,7 +15,7 @@ from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, fill_segments, imax, imin, index, load_rows, real
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, reserve, thread_count
 
 cnp.import_array()
 
@@ -220,7 +220,44 @@ cdef void pack_flipped(Geometry* g, const Panels* panels, const real* w, real* p
             pack_row(panels, (taps - 1 - tap) * g.Cg + i % g.Cg, w + (i * taps + tap) * g.Og, packed + i // g.Cg * panel_elements(panels))
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, bint last, object out, real* tag):
+cdef class Packed:
+    """Weights as panels, for calls to come: inference packs them once. Holds what they were at that time."""
+    cdef Arena arena
+    cdef str isa
+
+    @property
+    def nbytes(self):
+        return self.arena.size
+
+
+cdef Packed packed_weights(cnp.ndarray weight, index groups, real* tag):
+    cdef const fc_isa* kernels = active_isa()
+    cdef Packed p = Packed()
+    cdef cnp.ndarray w = cnp.PyArray_GETCONTIGUOUS(weight)
+    cdef Geometry g
+    g.O, g.Cg, g.KH, g.KW, g.G = w.shape[0], w.shape[1], w.shape[2], w.shape[3], groups
+    g.Og = g.O // g.G
+    cdef index taps = g.KH * g.KW
+    cdef Panels panels = make_panels(kernels, taps * g.Cg, g.Og, <real*>NULL)
+    cdef size_t packed_bytes = aligned(g.G * panel_elements(&panels) * sizeof(real))
+    cdef Arena spare = acquire(w.size * sizeof(real))
+    cdef const real* last
+    p.arena, p.isa = reserve(packed_bytes), kernels.name.decode()
+    with nogil:
+        last = channels_last_weights(kernels, <const real*>cnp.PyArray_DATA(w), g.O, g.Cg, taps, taps == 1 or g.Cg == 1, <real*>spare.base, 1)
+        pack_forward(kernels, &g, &panels, last, <real*>p.arena.base, 1)
+    release(spare)
+    return p
+
+
+def pack(cnp.ndarray weight, index groups):
+    """weight (O, C / groups, KH, KW) for `packed=` of conv2d; (O, C, 1, 1) for that of linear."""
+    if cnp.PyArray_TYPE(weight) == cnp.NPY_FLOAT:
+        return packed_weights(weight, groups, <float*>NULL)
+    return packed_weights(weight, groups, <double*>NULL)
+
+
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, bint last, object out, object ready, real* tag):
     """The forward convolution g of input, with the weights as they are or flipped: (N, O, OH, OW), channels-last or C-contiguous, in `out` or a fresh array."""
     cdef const fc_isa* kernels = active_isa()
     cdef cnp.ndarray output = out if out is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.PyArray_TYPE(input), last)
@@ -232,9 +269,9 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     cdef Panels panels = make_panels(kernels, taps * g.Cg, g.Og, <real*>NULL)
     cdef View sx = view_of(input)
     cdef Plan plan = make_plan(kernels, g, sx, &panels, last, <real*>NULL)
-    cdef size_t packed_bytes = aligned(g.G * panel_elements(&panels) * sizeof(real))
+    cdef size_t packed_bytes = 0 if ready is not None else aligned(g.G * panel_elements(&panels) * sizeof(real))
     cdef size_t bias_bytes = aligned(g.G * panels.nvec * panels.lanes * sizeof(real)) if bias is not None else 0
-    cdef size_t spare_bytes = 0 if ohwi else aligned(g.O * panels.k * sizeof(real))
+    cdef size_t spare_bytes = 0 if ohwi or ready is not None else aligned(g.O * panels.k * sizeof(real))
     cdef Arena arena = acquire(packed_bytes + bias_bytes + spare_bytes + plan.threads * plan.worker_bytes)
     cdef real* packed = <real*>arena.base
     cdef real* padded_bias = NULL
@@ -254,8 +291,11 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
             memcpy(padded_bias + group * panels.nvec * panels.lanes, b + group * g.Og, g.Og * sizeof(real))
     with nogil:
         # the layer's filters: g.O of g.Cg channels, or g.C of g.Og where g runs backwards
-        w_data = channels_last_weights(kernels, w_data, g.C if flipped else g.O, g.Og if flipped else g.Cg, taps, ohwi, spare, plan.threads)
-        if flipped:
+        if ready is None:
+            w_data = channels_last_weights(kernels, w_data, g.C if flipped else g.O, g.Og if flipped else g.Cg, taps, ohwi, spare, plan.threads)
+        if ready is not None:
+            packed = <real*>(<Packed>ready).arena.base
+        elif flipped:
             pack_flipped(g, &panels, w_data, packed, plan.threads)
         else:
             pack_forward(kernels, g, &panels, w_data, packed, plan.threads)
@@ -264,7 +304,14 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     return output
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
+cdef object current(object packed):
+    """The panels, if they are for the instruction set in use."""
+    if packed is not None and (<Packed>packed).isa != active_isa().name.decode():
+        raise RuntimeError(f"weights were packed for {(<Packed>packed).isa}, the instruction set is {active_isa().name.decode()} now")
+    return packed
+
+
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None, packed=None):
     """y[n,o,oh,ow] = b[o] + sum_{c,kh,kw} x[n, c, oh*SH - PT + kh*DH, ow*SW - PL + kw*DW] * w[o,c,kh,kw]"""
     cdef Geometry g
     cdef index PB, PR
@@ -275,8 +322,8 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
     g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
     g.Cg, g.Og = g.C // g.G, g.O // g.G
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, <float*>NULL)
-    return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, <double*>NULL)
+        return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, current(packed), <float*>NULL)
+    return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, current(packed), <double*>NULL)
 
 
 def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
@@ -291,22 +338,22 @@ def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input
     g.PL = (g.KW - 1) * g.DW - g.PL
     g.Cg, g.Og = g.C // g.G, g.O // g.G
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
-        return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, <float*>NULL)
-    return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, <double*>NULL)
+        return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, None, <float*>NULL)
+    return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, None, <double*>NULL)
 
 
-def linear(cnp.ndarray input, cnp.ndarray weight, bias, out=None):
+def linear(cnp.ndarray input, cnp.ndarray weight, bias, out=None, packed=None):
     """y = x W^T + b: a 1x1 convolution over the M rows of x, taken as M pixels."""
     cdef Geometry g = matrix_geometry(input.shape[0], input.shape[1], weight.shape[0])
     cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(input), w = cnp.PyArray_GETCONTIGUOUS(weight)
-    return as_matrix(x, w, bias, &g, False, out)
+    return as_matrix(x, w, bias, &g, False, out, current(packed))
 
 
 def linear_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, out=None):
     """dx = dy W"""
     cdef Geometry g = matrix_geometry(grad_output.shape[0], grad_output.shape[1], weight.shape[1])
     cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(grad_output), w = cnp.PyArray_GETCONTIGUOUS(weight)
-    return as_matrix(x, w, None, &g, True, out)
+    return as_matrix(x, w, None, &g, True, out, None)
 
 
 cdef Geometry matrix_geometry(index rows, index C, index O) noexcept:
@@ -316,12 +363,12 @@ cdef Geometry matrix_geometry(index rows, index C, index O) noexcept:
     return g
 
 
-cdef object as_matrix(cnp.ndarray x, cnp.ndarray w, object bias, Geometry* g, bint flipped, object out):
+cdef object as_matrix(cnp.ndarray x, cnp.ndarray w, object bias, Geometry* g, bint flipped, object out, object ready):
     """Matrices as channels-last images of one column: (M, C) is (1, C, M, 1)."""
     cdef cnp.ndarray image = x.reshape(1, g.H, 1, g.C).transpose(0, 3, 1, 2), kernel = w.reshape(w.shape[0], w.shape[1], 1, 1), output
     cdef object target = None if out is None else out.reshape(1, g.OH, 1, g.O).transpose(0, 3, 1, 2)
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-        output = convolve(g, image, kernel, bias, flipped, True, target, <float*>NULL)
+        output = convolve(g, image, kernel, bias, flipped, True, target, ready, <float*>NULL)
     else:
-        output = convolve(g, image, kernel, bias, flipped, True, target, <double*>NULL)
+        output = convolve(g, image, kernel, bias, flipped, True, target, ready, <double*>NULL)
     return output.transpose(0, 2, 3, 1).reshape(g.OH, g.O)

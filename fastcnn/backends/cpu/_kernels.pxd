@@ -1,6 +1,6 @@
 # cython: language_level=3
 """csrc/fastcnn.h as Cython sees it: the table of kernels, in elements and pointers. Contracts stand above each kernel in csrc/kernels/."""
-from libc.stdint cimport int8_t, int64_t
+from libc.stdint cimport int8_t, int64_t, uint64_t
 
 
 cdef extern from "fastcnn.h" nogil:
@@ -88,6 +88,7 @@ cdef extern from "fastcnn.h" nogil:
         fc_kernels_f32 f32
         fc_kernels_f64 f64
         fc_winograd_kernels winograd
+        uint64_t (*checksum)(const void* data, size_t nbytes) noexcept nogil
 
     enum:
         FC_RELU

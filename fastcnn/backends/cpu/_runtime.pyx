@@ -2,6 +2,7 @@
 """The runtime under the drivers: which kernels run, on how many threads, in what scratch memory."""
 cimport numpy as cnp
 from cython.parallel cimport prange
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
@@ -128,6 +129,35 @@ def set_isa(str name) -> None:
         raise ValueError(f"set_isa: unknown instruction set {name!r}; this build has {', '.join(isas())}")
     if status == -2:
         raise ValueError(f"set_isa: this CPU (or its operating system) cannot run {name!r}; it can run {', '.join(n for n, ok in isas().items() if ok)}")
+
+
+cdef enum:
+    CHECKSUM_PIECE = 1 << 18  # bytes: pieces enough to share, and the same ones for any number of threads
+
+
+def checksum(arrays) -> int:
+    """A number that changes when an element of one of the arrays does. They must be C-contiguous; None stands for no array."""
+    cdef cnp.ndarray a
+    cdef uint64_t total = 0, prime = 0x100000001B3ULL
+    for array in arrays:
+        if array is None:
+            total = total * 31 + 1
+            continue
+        a = array
+        if not cnp.PyArray_IS_C_CONTIGUOUS(a):
+            raise ValueError(f"checksum: arrays must be C-contiguous, got strides {array.strides} for shape {array.shape}")
+        total = (total ^ checksum_of(<const char*>cnp.PyArray_DATA(a), cnp.PyArray_NBYTES(a))) * prime
+    return total
+
+
+cdef uint64_t checksum_of(const char* data, Py_ssize_t nbytes):
+    cdef const fc_isa* kernels = fc_active()
+    cdef Py_ssize_t pieces = (nbytes + CHECKSUM_PIECE - 1) // CHECKSUM_PIECE, i
+    cdef int threads = thread_count(<double>nbytes, pieces)
+    cdef uint64_t total = 0
+    for i in prange(pieces, nogil=True, num_threads=threads, schedule="static"):
+        total += kernels.checksum(data + i * CHECKSUM_PIECE, min(nbytes - i * CHECKSUM_PIECE, CHECKSUM_PIECE)) * <uint64_t>(2 * i + 1)
+    return total
 
 
 def vector_bytes() -> int:

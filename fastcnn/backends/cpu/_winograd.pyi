@@ -3,6 +3,11 @@ import numpy as np
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
+class Packed:
+    @property
+    def nbytes(self) -> int: ...
+
+def pack(weight: np.ndarray) -> Packed: ...
 def conv2d(
     input: np.ndarray,
     weight: np.ndarray,
@@ -12,6 +17,7 @@ def conv2d(
     dilation: Pair,
     groups: int,
     out: np.ndarray | None = None,
+    packed: Packed | None = None,
 ) -> np.ndarray: ...
 def conv2d_grad_input(
     grad_output: np.ndarray, weight: np.ndarray, input_shape: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair, groups: int,

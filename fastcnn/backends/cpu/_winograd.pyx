@@ -15,7 +15,7 @@ from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, reserve, thread_count
 
 cnp.import_array()
 
@@ -184,7 +184,7 @@ cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const P
             kernels.winograd.weight(packed + v0 * taps.k + c * wide, panels.k * wide, wide, weights + v0 * panels.k + c * wide, plane)
 
 
-cdef void pack(const fc_isa* kernels, Geometry* g, const Panels* taps, const float* w, bint ohwi, bint flipped, float* packed, float* spare, int threads) noexcept nogil:
+cdef void pack_taps(const fc_isa* kernels, Geometry* g, const Panels* taps, const float* w, bint ohwi, bint flipped, float* packed, float* spare, int threads) noexcept nogil:
     """Panels of the nine taps: rows = taps x channels of g's input, columns = channels of its output. `flipped`: g computes an input gradient, so w holds g.C filters
     of g.O channels, and the taps are reversed."""
     cdef index filters = g.C if flipped else g.O, channels = g.O if flipped else g.C, i, tap
@@ -201,7 +201,35 @@ cdef void pack(const fc_isa* kernels, Geometry* g, const Panels* taps, const flo
             pack_panel(kernels, taps, i, last, packed)
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given):
+cdef class Packed:
+    """Transformed weights, for calls to come: inference transforms them once. Holds what they were at that time."""
+    cdef Arena arena
+    cdef str isa
+
+    @property
+    def nbytes(self):
+        return self.arena.size
+
+
+def pack(cnp.ndarray weight):
+    """weight (O, C, 3, 3) for `packed=` of conv2d."""
+    cdef const fc_isa* kernels = active_isa()
+    cdef Packed p = Packed()
+    cdef cnp.ndarray w = cnp.PyArray_GETCONTIGUOUS(weight)
+    cdef Geometry g = geometry(1, w.shape[1], 1, 1, w.shape[0], 1, 1, 0, 0)
+    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL), taps = make_panels(kernels, 9 * g.C, g.O, <float*>NULL)
+    cdef index weight_plane = panel_elements(&panels) + PLANE_PAD
+    cdef size_t packed_bytes = aligned(panel_elements(&taps) * sizeof(float))
+    cdef Arena spare = acquire(packed_bytes + w.size * sizeof(float))
+    p.arena, p.isa = reserve(aligned(FREQUENCIES * weight_plane * sizeof(float))), kernels.name.decode()
+    with nogil:
+        pack_taps(kernels, &g, &taps, <const float*>cnp.PyArray_DATA(w), False, False, <float*>spare.base, <float*>(spare.base + packed_bytes), 1)
+        transform_weights(kernels, &panels, &taps, <float*>spare.base, <float*>p.arena.base, weight_plane, 1)
+    release(spare)
+    return p
+
+
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, object ready):
     cdef const fc_isa* kernels = active_isa()
     cdef bint last = is_channels_last(input if given is None else given), ohwi
     cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = dense(weight), bias_array
@@ -212,7 +240,11 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     cdef View sx = view_of(input)
     cdef index weight_plane = panel_elements(&panels) + PLANE_PAD, block
     cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float)), packed_bytes = aligned(panel_elements(&taps) * sizeof(float))
-    cdef size_t spare_bytes = aligned(w.size * sizeof(float)), bias_bytes = aligned(panels.nvec * panels.lanes * sizeof(float))
+    if ready is not None:
+        if (<Packed>ready).isa != kernels.name.decode():
+            raise RuntimeError(f"weights were transformed for {(<Packed>ready).isa}, the instruction set is {kernels.name.decode()} now")
+        weight_bytes = packed_bytes = 0
+    cdef size_t spare_bytes = 0 if ready is not None else aligned(w.size * sizeof(float)), bias_bytes = aligned(panels.nvec * panels.lanes * sizeof(float))
     ohwi = not cnp.PyArray_IS_C_CONTIGUOUS(w)
     cdef Arena arena = acquire(weight_bytes + packed_bytes + spare_bytes + plan.threads * plan.worker_bytes)
     cdef float* weights = <float*>arena.base
@@ -227,8 +259,11 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
         b = <const float*>cnp.PyArray_DATA(bias_array)
     with nogil:
-        pack(kernels, g, &taps, source, ohwi, flipped, packed, spare, plan.threads)
-        transform_weights(kernels, &panels, &taps, packed, weights, weight_plane, plan.threads)
+        if ready is None:
+            pack_taps(kernels, g, &taps, source, ohwi, flipped, packed, spare, plan.threads)
+            transform_weights(kernels, &panels, &taps, packed, weights, weight_plane, plan.threads)
+        else:
+            weights = <float*>(<Packed>ready).arena.base
         if plan.threads == 1:
             for block in range(plan.blocks.count):
                 run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, y, scratch)
@@ -247,12 +282,12 @@ cdef Geometry geometry(index N, index C, index H, index W, index O, index OH, in
     return g
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None, packed=None):
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], input.shape[2] + PT + PB - 2,
                                input.shape[3] + PL + PR - 2, PT, PL)
-    return convolve(&g, input, weight, bias, False, out)
+    return convolve(&g, input, weight, bias, False, out, packed)
 
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
@@ -260,7 +295,7 @@ def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, 
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input_shape[0], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], input_shape[1], input_shape[2], input_shape[3], 2 - PT, 2 - PL)
-    return convolve(&g, grad_output, weight, None, True, out)
+    return convolve(&g, grad_output, weight, None, True, out, None)
 
 
 # ---- weight gradient: dU[f] = V[f]^T D[f] over all tiles, then G^T dU G
