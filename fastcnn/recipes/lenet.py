@@ -35,7 +35,9 @@ from typing import Any
 import numpy as np
 
 from fastcnn import datasets, nn, optim, schedule
-from fastcnn.recipes.base import Recipe, Setup
+from fastcnn.recipes.base import Option, Setup
+from fastcnn.recipes.digits import DigitsRecipe
+from fastcnn.recipes.restart import RestartingTrainer
 from fastcnn.train import Trainer
 
 MOMENTUM = 0.9
@@ -43,7 +45,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = {"digits": 2e-3, "mnist": 5e-4, "fashion-mnist": 5e-4}
 
 
-class LeNet(Recipe):
+class LeNet(DigitsRecipe):
     name = "lenet"
     aliases = ("lenet-mnist",)
     description = "LeNet, 5 layers with 61,706 parameters, on handwritten digits; SGD with momentum, cosine schedule"
@@ -55,6 +57,9 @@ class LeNet(Recipe):
         "mnist": Setup(epochs=10, batch_size=32, lr=0.02),
         "fashion-mnist": Setup(epochs=10, batch_size=32, lr=0.02),
     }
+
+    options = {"restarts": Option("times to start again with new weights when nothing has been learned after 60 steps")}
+    restarts = 0
 
     def model(self, *, num_classes: int = 10, dtype: Any = np.float32, rng: np.random.Generator | int | None = None) -> nn.Sequential:
         rng = nn.init.default_rng(rng)
@@ -90,23 +95,11 @@ class LeNet(Recipe):
         def factor(epoch: int) -> float:
             return min(1.0, (epoch + 1) / (warmup + 1)) * (1 + math.cos(math.pi * epoch / setup.epochs)) / 2
 
-        return Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=schedule.LambdaLR(optimizer, factor))
-
-    def prepare(self, images: np.ndarray) -> np.ndarray:
-        H, W = images.shape[-2:]
-        if (H, W) == (8, 8):
-            images = datasets.resize(images, 20)
-        elif max(H, W) > 32:
-            raise ValueError(f"lenet: images must be at most 32x32, got {H}x{W}")
-        return datasets.pad_to(images, 32)
-
-    def picture(self, pixels: np.ndarray, data: str) -> np.ndarray:
-        """28x28 and 32x32 are taken to be prepared; of other sizes the drawn part is fitted into the 20x20 box (a garment: into 28x28)."""
-        if pixels.shape[-2:] in ((28, 28), (32, 32)):
-            return self.prepare(pixels[None])[0]
-        from fastcnn.recipes.pictures import fit_drawing, shrink
-
-        return datasets.pad_to(shrink(pixels, (28, 28)) if data == "fashion-mnist" else fit_drawing(pixels, 20), 32)
+        loss, rates = nn.CrossEntropyLoss(), schedule.LambdaLR(optimizer, factor)
+        if not self.restarts:
+            return Trainer(model, loss, optimizer, schedule=rates)
+        classes = model[-1].out_features
+        return RestartingTrainer(model, loss, optimizer, schedule=rates, fresh=lambda: self.model(num_classes=classes), restarts=self.restarts)
 
     def transform(self, train: Any = None, state: Any = None) -> datasets.Rescale:
         return datasets.Rescale(-0.1, 1.175)
