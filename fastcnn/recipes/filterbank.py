@@ -145,8 +145,9 @@ class FilterBank(DigitsRecipe):
     def figures(self, model: Any, images: np.ndarray) -> dict[str, Any]:
         from fastcnn import plots
 
-        responses = model[0](images[:1])[0]
+        responses = model[0](images[:1])[0][:, None]
+        title, count = "response of each filter to the first test image", len(responses)
         return {
-            "filters.png": plots.filters(model[0].weight, max_filters=len(responses)),
-            "features.png": plots.filters(responses[:, None], max_filters=len(responses), title="response of each filter to the first test image"),
+            "filters.png": plots.filters(model[0].weight, max_filters=count),
+            "features.png": plots.filters(responses, max_filters=count, title=title, label="response"),
         }
