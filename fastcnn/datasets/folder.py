@@ -75,8 +75,8 @@ def save_image_folder(dataset: Dataset, root: str | os.PathLike[str]) -> None:
     if dataset.images.dtype != np.uint8 or dataset.shape[0] not in (1, 3):
         raise ValueError(f"save_image_folder: images must be uint8 with 1 or 3 channels, got {dataset!r}")
     root = Path(root).expanduser()
-    for name in dataset.classes:
-        (root / name).mkdir(parents=True, exist_ok=True)
+    for label in np.unique(dataset.labels):  # a folder without images could not be read back
+        (root / dataset.classes[label]).mkdir(parents=True, exist_ok=True)
     digits = len(str(max(len(dataset) - 1, 0)))
     for i, label in enumerate(dataset.labels):
         pixels = dataset.images[i]
