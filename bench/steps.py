@@ -156,7 +156,14 @@ def _step(recipe: recipes.Recipe, settings: Settings) -> Iterator[tuple[str, Arr
         contender = Contender(f"torch {memory_format}", step)
         return Side(contender, _losses(contender, network))
 
-    yield f"step, batch {batch}", ours("reference").results, [*map(ours, settings.backends()), *map(theirs, settings.formats())]
+    yield f"step, batch {batch}", *_sides(ours, theirs, settings)
+
+
+def _sides(ours: Callable[[str], Side], theirs: Callable[[str], Side], settings: Settings) -> tuple[Arrays, list[Side]]:
+    """What the reference computes, and all sides; it takes by far the longest, so it computes once, also where it is timed."""
+    truth = ours("reference")
+    own = [truth if backend == "reference" else ours(backend) for backend in settings.backends()]
+    return truth.results, [*own, *map(theirs, settings.formats())]
 
 
 def _trainer(recipe: recipes.Recipe, model: nn.Module) -> Trainer:
@@ -193,7 +200,7 @@ def _inference(recipe: recipes.Recipe, settings: Settings) -> Iterator[tuple[str
             contender = Contender(f"torch {memory_format}", partial(network, torch.from_numpy(x).contiguous(memory_format=layout)), torch.inference_mode)
             return Side(contender, [contender.result().numpy()])
 
-        yield f"inference, batch {batch}", ours("reference").results, [*map(ours, settings.backends()), *map(theirs, settings.formats())]
+        yield f"inference, batch {batch}", *_sides(ours, theirs, settings)
 
 
 def _take_statistics(model: nn.Module, x: np.ndarray) -> None:
