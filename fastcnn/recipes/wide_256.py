@@ -49,7 +49,7 @@ class Wide256(Recipe):
     }
     channels = 1
     size = 256
-    inference_batch = 8
+    inference_batch = 4
     bench_batch = 8
 
     @property
