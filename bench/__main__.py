@@ -12,6 +12,7 @@ COMMANDS = {
     "conv": "convolutions against PyTorch and the NumPy reference (the default)",
     "roofline": "FMA peak and copy bandwidth of this machine, and the share that a 3x3 layer reaches",
     "step": "training steps of the recipes",
+    "inference": "the recipes' networks in evaluation mode, a batch and one image at a time",
     "layers": "the recipes layer by layer, forward and backward",
     "overhead": "import time and the cost of a call without arithmetic",
     "readme": "fill the tables of bench/README.md from bench/results/*.json",
@@ -35,9 +36,9 @@ def parser(command: str) -> argparse.ArgumentParser:
         made.add_argument("--ops", type=_ops, default=OPS, help="a list of " + ",".join(OPS))
         made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
-    if command in ("step", "layers"):
+    if command in ("step", "layers", "inference"):
         made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: all)")
-        made.add_argument("--batch", type=_positive, default=64, help="images per step (default 64)")
+        made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
     if command != "roofline":
         made.add_argument("--backend", default="cpu", help="the backend of ours that is measured (default cpu)")
         made.add_argument("--peers", default="auto", help="auto (what is installed), none, or a list of torch,reference")
@@ -84,7 +85,7 @@ def _measure(command: str, args: argparse.Namespace) -> dict:
         return roofline.run(args.threads, header, args.repeats)
     if command == "overhead":
         return overhead.run(backend, args.peers, args.threads, header, args.repeats)
-    if command in ("step", "layers"):
+    if command in ("step", "layers", "inference"):
         settings = steps.Settings(args.recipes, args.batch, backend, args.peers, args.threads, args.repeats)
         return steps.run(command, settings, header)
     lists = args.lists or (["short"] if args.short else ["reports", "odd", "batch1"])

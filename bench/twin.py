@@ -17,10 +17,23 @@ class NoTwin(TypeError):
     """Something that PyTorch has under no name of its own."""
 
 
+class OneHotBCELoss(torch.nn.BCELoss):
+    """The filter bank recipe's loss as one would write it in PyTorch."""
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return super().forward(input, torch.nn.functional.one_hot(target, input.shape[1]).to(input.dtype))
+
+
+OWN = {"OneHotBCELoss": OneHotBCELoss}
+"""What PyTorch has to be told."""
+
+
 def module(ours: nn.Module) -> torch.nn.Module:
-    """A model, layer or loss of ours as torch.nn has it, with the same weights."""
+    """A model, layer or loss of ours as torch.nn has it, with the same weights, the same ones frozen."""
     twin = _build(ours)
     twin.load_state_dict({key: torch.from_numpy(value) for key, value in ours.state_dict().items()})
+    for parameter, our_parameter in zip(twin.parameters(), ours.parameters(), strict=True):
+        parameter.requires_grad_(our_parameter.requires_grad)
     return twin.train(ours.training)
 
 
@@ -40,11 +53,12 @@ def _build(ours: nn.Module) -> torch.nn.Module:
 def _construct(namespace: object, ours: object, *leading: object) -> object:
     """Call the class of our object's name with our object's attributes for all arguments that both constructors know."""
     name = type(ours).__name__
-    theirs = getattr(namespace, name, None)
+    theirs = OWN.get(name) or getattr(namespace, name, None)
     if theirs is None:
         raise NoTwin(f"{namespace.__name__} has no {name}")
     known = inspect.signature(theirs.__init__).parameters
-    common = [p for p in inspect.signature(type(ours).__init__).parameters if p in known and p not in ("self", "dtype", "params")]
+    own = inspect.signature(type(ours)).parameters  # of the class: one without __init__ has none, where object's own would have *args
+    common = [p for p in own if p in known and p not in ("dtype", "params")]
     try:
         options = {p: _value(p, getattr(ours, p)) for p in common}
     except AttributeError as error:

@@ -19,7 +19,9 @@ from fastcnn import backend
 logger = logging.getLogger("fastcnn")
 
 # What a run is made of: a resumed run keeps these.
-_RUN_OPTIONS = ("data", "epochs", "batch_size", "lr", "seed", "out")
+_RUN_OPTIONS = ("data", "epochs", "batch_size", "lr", "subset", "seed", "out")
+# The options of single recipes (recipe.options), and the type of their values; each recipe says itself which it has and what they may be.
+_RECIPE_OPTIONS = {"pool": str, "channels": int, "size": int, "restarts": int}
 
 
 class UsageError(ValueError):
@@ -95,7 +97,7 @@ def _train(arguments: argparse.Namespace) -> None:
         "progress": not arguments.quiet,
         "compare": True,
     }
-    given = {name: getattr(arguments, name) for name in _RUN_OPTIONS if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in (*_RUN_OPTIONS, *_RECIPE_OPTIONS) if getattr(arguments, name) is not None}
     if arguments.resume is None:
         _use_backend(arguments)
         logger.info("%s: %s", recipe.name, recipe.description)
@@ -154,7 +156,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         pixels = read_picture(path, run.recipe.input_shape[0])
         if arguments.invert:
             pixels = 255 - pixels
-        elif len(pixels) == 1 and looks_inverted(pixels):
+        elif run.recipe.dark_ground and looks_inverted(pixels):
             logger.warning("%s has a bright ground, this network was trained on dark ones: --invert turns it round", path)
         pictures.append(run.recipe.picture(pixels, run.config["options"]["data"]))
     probabilities = run.predict(np.stack(pictures))
@@ -173,7 +175,7 @@ def _summary(arguments: argparse.Namespace) -> None:
     from fastcnn import recipes
     from fastcnn.summary import summary
 
-    recipe = recipes.get(arguments.recipe)
+    recipe = recipes.get(arguments.recipe).configured(**{name: getattr(arguments, name) for name in _RECIPE_OPTIONS})
     table = summary(recipe.model(rng=0), recipe.input_shape)
     if arguments.json:
         _print_json({"recipe": recipe.name} | table.to_dict())
@@ -189,6 +191,9 @@ def _recipes(arguments: argparse.Namespace) -> None:
         print(f"  {recipe.description}")
         for data, setup in recipe.setups.items():
             print(f"  --data {data}: {setup.epochs} epochs, batch size {setup.batch_size}, learning rate {setup.lr:g}")
+        for name, option in recipe.options.items():
+            values = "|".join(map(str, option.choices)) or "N"
+            print(f"  --{name} {values}: {option.help} (default: {getattr(recipe, name)})")
         print(f"  source: {recipe.source}")
         print(f"  reported: {recipe.reported}")
 
@@ -263,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=_number(int, 1), help="passes over the training set (default: the recipe's)")
     train.add_argument("--batch-size", type=_number(int, 1), help="images per training step (default: the recipe's)")
     train.add_argument("--lr", type=_number(float, 0, inclusive=False), help="first learning rate (default: the recipe's)")
+    train.add_argument("--subset", type=_number(int, 1), metavar="N", help="train on N of the training images only, each class in its proportion")
     train.add_argument("--seed", type=_number(int, 0), help="of weights, order and dropout; the same seed gives the same bits (default: 0)")
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE-DATE-TIME)")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
@@ -289,6 +295,10 @@ def _parser() -> argparse.ArgumentParser:
     summary = commands.add_parser("summary", help="show a recipe's layers, shapes, parameters and work")
     summary.set_defaults(run=_summary)
     summary.add_argument("recipe", metavar="RECIPE")
+    for command in (train, summary):
+        own = command.add_argument_group("options of single recipes (`fastcnn recipes` says which has which)")
+        for name, kind in _RECIPE_OPTIONS.items():
+            own.add_argument(f"--{name}", type=_number(int, 0) if kind is int else kind, metavar="VALUE" if kind is str else "N")
     listing = commands.add_parser("recipes", help="list the recipes")
     listing.set_defaults(run=_recipes)
     info = commands.add_parser("info", help="show version, backends, instruction set and threads")

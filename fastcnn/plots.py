@@ -129,8 +129,8 @@ def _share_text(share: float) -> str:
     return "100" if share > 0.9995 else f"{100 * share:.1f}"
 
 
-def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: str = "") -> Any:
-    """The filters of a convolution as pictures: weight (O, C, KH, KW), an array or a Parameter.
+def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: str = "", label: str = "weight") -> Any:
+    """The filters of a convolution as pictures: weight (O, C, KH, KW), an array or a Parameter; label says what the colours are of.
 
     Filters of 3 channels are shown in colour, each stretched to its own range. Others show weights on one scale, blue negative, white
     zero, red positive; with several channels a column is a filter and a row an input channel. Of larger layers the first max_filters
@@ -158,7 +158,7 @@ def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: s
     else:
         limit = float(np.abs(weight).max()) or 1.0
         image = axes.imshow(_mosaic(planes, columns, empty=np.nan), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        figure.colorbar(image, ax=axes, shrink=0.9, label="weight")
+        figure.colorbar(image, ax=axes, shrink=0.9, label=label)
     text = f"{count} filters {KH}x{KW}" + (f" (columns) of {C} channels (rows)" if not colour and C > 1 else "")
     if weight.shape[:2] != (count, C):
         text += f", the first {weight.shape[0]} filters and {weight.shape[1]} channels"

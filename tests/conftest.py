@@ -29,3 +29,17 @@ def dtype(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def small_cifar10(tmp_path_factory):
+    """A folder with CIFAR-10's published binary files in small: 20 images each, a class a colour."""
+    folder = tmp_path_factory.mktemp("cifar10") / "cifar-10-batches-bin"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (10, 3, 1, 1))
+    for batch in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        labels = np.arange(20) % 10
+        images = (colours[labels] + rng.integers(-20, 20, (20, 3, 32, 32))).clip(0, 255)
+        (folder / f"{batch}.bin").write_bytes(np.concatenate([labels[:, None], images.reshape(20, -1)], axis=1).astype(np.uint8).tobytes())
+    return folder.parent

@@ -14,7 +14,7 @@ from bench import checks, compare, convs, environment, overhead, peers, problems
 from bench.__main__ import main
 from bench.peers import OPS, Fastcnn, Operands
 from bench.problems import Problem, ProblemError
-from fastcnn import backend, recipes
+from fastcnn import backend, nn, recipes
 from fastcnn.backend import use_backend
 
 ROOT = Path(__file__).parents[1]
@@ -368,15 +368,22 @@ def test_command_line_mistakes_are_named(arguments, complaint, capsys):
     assert complaint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["step", "layers"])
+@pytest.fixture
+def small_wide(monkeypatch):
+    """The network for 256x256 pictures on the smallest ones it takes: the same layers in a hundredth of the time."""
+    monkeypatch.setattr(recipes.get("wide-256"), "size", 41, raising=False)
+
+
+@pytest.mark.parametrize("command", ["step", "layers", "inference"])
 def test_recipes_run_on_the_reference_alone(command, capsys):
     with use_backend("reference"):
         assert main([command, "lenet", "--batch", "2", "--backend", "reference", "--peers", "none", "--short"]) == 0
     assert "| lenet " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["step", "layers"])
+@pytest.mark.parametrize("command", ["step", "layers", "inference"])
 @pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.usefixtures("small_wide")
 def test_torch_twin_computes_what_the_recipe_does(command, name):
     """A twin with another update rule, initialisation or layer order would be refused, and is not."""
     pytest.importorskip("torch")
@@ -384,6 +391,22 @@ def test_torch_twin_computes_what_the_recipe_does(command, name):
     document = steps.run(command, settings, {})
     assert document["refused"] == []
     assert all(len(row["results"]) == 3 for row in document["rows"])
+    if command == "inference":
+        assert [row["what"] for row in document["rows"]] == ["inference, batch 4", "inference, batch 1"]
+
+
+def test_without_a_batch_every_recipe_has_its_own():
+    assert {name: recipes.get(name).bench_batch for name in recipes.names()} == dict.fromkeys(recipes.names(), 64) | {"wide-256": 8}
+    document = steps.run("inference", steps.Settings(["lenet"], None, "reference", [], 1, 1), {"CPU": "some"})
+    assert [row["what"] for row in document["rows"]] == ["inference, batch 64", "inference, batch 1"]
+    assert steps.render(document).startswith("### Inference: reference, float32, 1 threads")
+
+
+def test_what_drops_is_checked_without_dropping_and_timed_with_it():
+    model, loose = nn.Sequential(nn.Dropout(0.5)), nn.Dropout(0.25)
+    with steps._nothing_dropped(model, loose):
+        assert (model[0].p, loose.p) == (0.0, 0.0)
+    assert (model[0].p, loose.p) == (0.5, 0.25)
 
 
 def test_torch_twin_with_another_learning_rate_is_refused(monkeypatch):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fastcnn import backend as backends
-from fastcnn import datasets
-from fastcnn.cli import main
+from fastcnn import datasets, recipes
+from fastcnn.cli import _RECIPE_OPTIONS, main
 from fastcnn.train import compare_step_times
 
 pytest.importorskip("safetensors", reason="the extra `train` is not installed")
@@ -191,6 +191,75 @@ def test_a_closed_pipe_is_no_error():
     assert done.returncode == 0 and done.stderr == ""
 
 
+# Every recipe
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of pictures in colour, in six classes."""
+    pytest.importorskip("PIL", reason="the extra `data` is not installed")
+    folder = tmp_path_factory.mktemp("pictures")
+    datasets.save_image_folder(datasets.textures(36, size=50, channels=3), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("lenet", ["--subset", "40", "--restarts", "1"]),
+        ("filterbank-mnist", ["--data", "digits", "--subset", "40"]),
+        ("twoconv-mnist", ["--data", "digits", "--subset", "40", "--pool", "average"]),
+        ("twoconv-cifar10", ["--data-dir", "{cifar10}"]),
+        ("simple-cifar10", ["--data-dir", "{cifar10}"]),
+        ("batchnorm-cifar10", ["--data-dir", "{cifar10}", "--subset", "30"]),
+        ("deep-cifar10", ["--data-dir", "{cifar10}", "--subset", "30"]),
+        ("wide-256", ["--data-dir", "{pictures}", "--size", "41", "--channels", "3"]),
+        ("wide-256", ["--data", "textures", "--subset", "8", "--size", "41"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[1].strip("{}"),
+)
+def test_every_recipe_trains_evaluates_predicts_and_goes_on(name, arguments, tmp_path, small_cifar10, pictures, capsys):
+    out, picture = tmp_path / "run", next(pictures.rglob("*.png"))
+    arguments = [argument.format(cifar10=small_cifar10, pictures=pictures) for argument in arguments]
+    code, text, err = run(capsys, "train", name, *arguments, "--epochs", 1, "--batch-size", 8, "--no-download", "--quiet", "--out", out)
+    assert code == 0, err
+    assert "test accuracy" in text and recipes.get(name).reported in text
+    config = json.loads((out / "config.json").read_text())
+    for option in ("pool", "size", "channels", "restarts", "subset"):
+        if f"--{option}" in arguments:
+            given = (config["options"] if option == "subset" else config["recipe_options"])[option]
+            assert str(given) == arguments[arguments.index(f"--{option}") + 1]
+    measured = json.loads((out / "metrics.json").read_text())
+    code, text, _ = run(capsys, "evaluate", out, "--json")
+    assert code == 0 and json.loads(text)["test_accuracy"] == measured["test_accuracy"]
+    assert json.loads(text)["test_loss"] == pytest.approx(measured["test_loss"], rel=1e-5)
+    code, text, err = run(capsys, "predict", out, picture, "--json")
+    (answer,) = json.loads(text)
+    assert code == 0 and sum(guess["probability"] for guess in answer["classes"]) <= 1.0001
+    assert ("bright ground" in err) <= recipes.get(name).dark_ground
+    weights = (out / "weights.safetensors").read_bytes()
+    code, text, _ = run(capsys, "train", name, "--resume", out, "--quiet")
+    assert code == 0 and (out / "weights.safetensors").read_bytes() == weights
+    files = {path.name for path in out.iterdir()}
+    assert ({"filters.png", "features.png"} <= files) == (name == "filterbank-mnist" and "curves.png" in files)
+
+
+def test_the_list_names_every_recipe_with_its_figure_and_options(capsys):
+    code, out, _ = run(capsys, "recipes")
+    assert code == 0 and len(recipes.names()) == 8
+    for recipe in map(recipes.get, recipes.names()):
+        assert f"\n  reported: {recipe.reported}\n" in out and recipe.description in out
+        for option in recipe.options:
+            assert f"--{option} " in out and option in _RECIPE_OPTIONS
+    assert set(_RECIPE_OPTIONS) == {option for name in recipes.names() for option in recipes.get(name).options}
+
+
+def test_summary_takes_a_recipe_s_options(capsys):
+    assert "36,492,550" in run(capsys, "summary", "wide-256")[1]
+    assert "36,498,950" in run(capsys, "summary", "wide-256", "--channels", 3)[1]
+    assert "AvgPool2d" in run(capsys, "summary", "twoconv-mnist", "--pool", "average")[1]
+
+
 # What a user can get wrong
 
 
@@ -201,6 +270,14 @@ def test_a_closed_pipe_is_no_error():
         (["summary", "nothing"], "no recipe 'nothing'"),
         (["train", "lenet", "--data", "cifar10"], "no setup for the data set 'cifar10', there are digits, mnist, fashion-mnist"),
         (["train", "lenet", "--data", "mnist", "--data-dir", "{tmp}/none", "--no-download"], "{tmp}/none"),
+        (["train", "lenet", "--subset", "2000"], "lenet: subset must be from 1 to 1442, the training images of digits, got 2000"),
+        (["train", "lenet", "--pool", "max"], "lenet: no option 'pool', there are restarts"),
+        (["train", "twoconv-mnist", "--data-dir", "{tmp}", "--no-download"], "--data digits"),
+        (["train", "twoconv-mnist", "--pool", "median"], "twoconv-mnist: pool must be max or average, got 'median'"),
+        (["summary", "wide-256", "--channels", "2"], "wide-256: channels must be 1 or 3, got 2"),
+        (["train", "wide-256"], "wide-256: name a folder of pictures, in a sub-folder for each class, by --data-dir"),
+        (["train", "wide-256", "--data-dir", "{tmp}/none"], "image_folder: no folder {tmp}/none"),
+        (["train", "wide-256", "--data-dir", "{tmp}"], "has no sub-folders; one per class is expected"),
         (["train", "lenet", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
         (["train", "lenet", "--epochs", "many"], "--epochs: 'many' is not a whole number"),
         (["train", "lenet", "--batch-size", "2.5"], "--batch-size: '2.5' is not a whole number"),

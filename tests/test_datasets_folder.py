@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcnn.datasets import DatasetError, image_folder
+from fastcnn.datasets import Batches, Dataset, DatasetError, LazyImages, Standardize, image_folder, save_image_folder, split, textures
+from fastcnn.datasets import folder as folder_module
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
@@ -165,3 +166,82 @@ def test_image_folder_damage_raises_nothing_else(scratch, which, where, bit, cut
         assert str(path) in str(error)
     finally:
         path.write_bytes(originals[path])
+
+
+# Folders too large for memory
+
+
+@pytest.fixture
+def woven(tmp_path):
+    """Twelve generated pictures in six classes, as a folder."""
+    made = textures(12, size=24, channels=3, seed=1)
+    save_image_folder(made, tmp_path / "woven")
+    return made, tmp_path / "woven"
+
+
+def test_a_saved_dataset_is_read_back(woven):
+    made, folder = woven
+    read = image_folder(folder)
+    assert read.classes == tuple(sorted(made.classes))
+    order = np.argsort([read.classes.index(made.classes[label]) for label in made.labels], kind="stable")
+    assert np.array_equal(read.images, made.images[order])
+    with pytest.raises(ValueError, match="must be uint8 with 1 or 3 channels"):
+        save_image_folder(Dataset(np.zeros((1, 2, 3, 3), np.uint8), [0], "a"), folder)
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_lazy_folder_is_the_same_data(woven, gray):
+    _, folder = woven
+    whole = image_folder(folder, size=16, gray=gray)
+    assert isinstance(image_folder(folder, size=16, gray=gray, max_bytes=whole.images.nbytes).images, np.ndarray)
+    lazy = image_folder(folder, size=16, gray=gray, max_bytes=whole.images.nbytes - 1)
+    assert isinstance(lazy.images, LazyImages) and lazy.shape == whole.shape and repr(lazy) == repr(whole)
+    assert np.array_equal(lazy.images[3], whole.images[3]) and np.array_equal(lazy.images[[4, 1]], whole.images[[4, 1]])
+    assert np.array_equal(lazy.map(lambda images: images[:, :1]).images, whole.images[:, :1])
+    one, other = (split(dataset, [7, 4], seed=3, stratify=True) for dataset in (lazy, whole))
+    for part, same in zip(one, other, strict=True):
+        assert isinstance(part.images, LazyImages) and np.array_equal(part.labels, same.labels)
+        assert np.array_equal(Standardize.fit(part).mean, Standardize.fit(same).mean)
+        for shuffle in (False, True):
+            batches = [list(Batches(dataset, 3, shuffle=shuffle, seed=1, transform=Standardize.fit(same))) for dataset in (part, same)]
+            assert all(np.array_equal(x, a) and np.array_equal(y, b) for (x, y), (a, b) in zip(*batches, strict=True))
+
+
+def test_a_lazy_folder_reads_one_batch_at_a_time(woven, monkeypatch):
+    _, folder = woven
+    read = []
+    monkeypatch.setattr(folder_module._Reader, "__call__", lambda self, file: read.append(file) or np.zeros((3, *self.size), np.uint8))
+    lazy = image_folder(folder, size=16, max_bytes=0)
+    part = lazy[2:9][[0, 3, 5]]
+    assert read == []
+    batches = iter(Batches(part, 2))
+    next(batches)
+    assert len(read) == 2
+    next(batches)
+    assert len(read) == 3
+
+
+def test_a_lazy_folder_names_the_file_that_is_damaged(woven):
+    _, folder = woven
+    first, second = sorted(folder.rglob("*.png"))[:2]
+    content = first.read_bytes()
+    first.write_bytes(content[: len(content) // 2])  # the header is whole
+    lazy = image_folder(folder, size=16, max_bytes=0)
+    with pytest.raises(DatasetError, match=f"{first.name}: not a readable image"):
+        next(iter(Batches(lazy, 2)))
+    second.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=f"{second.name}: not a readable image"):
+        image_folder(folder, size=16, max_bytes=0)
+    with pytest.raises(ValueError, match="max_bytes needs size"):
+        image_folder(folder, max_bytes=0)
+
+
+def test_textures_are_a_matter_of_their_seed():
+    one, longer, other = textures(6, 20), textures(8, 20), textures(6, 20, seed=1)
+    assert one.shape == (1, 20, 20) and one.labels.tolist() == list(range(6)) and longer.labels.tolist()[6:] == [0, 1]
+    assert np.array_equal(one.images, longer.images[:6]) and not np.array_equal(one.images, other.images)
+    assert len(textures(0, 5)) == 0 and textures(3, 33, channels=3).shape == (3, 33, 33)
+    assert (np.ptp(one.images.reshape(6, -1), axis=1) > 60).all()
+    for arguments in ((-1,), (1, 0), (1, 8, 2)):
+        with pytest.raises(ValueError, match="textures: count must be at least 0"):
+            textures(*arguments)

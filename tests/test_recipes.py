@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 import fastcnn.random
 from fastcnn import datasets, nn, recipes
 from fastcnn.checkpoint import CheckpointError
+from fastcnn.datasets import DatasetError
 from fastcnn.recipes import Recipe, Setup
+from fastcnn.recipes.filterbank import oriented_filters
 from fastcnn.recipes.pictures import fit_drawing, looks_inverted, shrink
+from fastcnn.summary import summary
 from fastcnn.train import History, StopTraining, fit
 
 ROOT = os.environ.get("FASTCNN_TEST_DATA", "")
@@ -39,12 +44,18 @@ def test_an_unknown_recipe_lists_the_known_ones():
         recipes.get("lenett")
 
 
+def small(recipe):
+    """The network for 256x256 pictures on the smallest ones it takes; the others as they are."""
+    return recipe.configured(size=41) if "size" in recipe.options else recipe
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_is_complete(name):
     recipe = recipes.get(name)
     assert recipe.name == name and recipe.description and recipe.reported and recipe.source
     assert inspect.signature(type(recipe).model).parameters.keys() >= {"num_classes", "dtype", "rng"}
-    assert set(recipe.setups) <= set(datasets.names()) and all(recipe.setup(data) == setup for data, setup in recipe.setups.items())
+    assert set(recipe.setups) <= {*datasets.names(), "folder", "textures"} and all(recipe.setup(data) == setup for data, setup in recipe.setups.items())
+    recipe = small(recipe)
     model = recipe.model(rng=0, num_classes=7)
     assert model.eval()(np.zeros((1, *recipe.input_shape), np.float32)).shape == (1, 7)
     trainer = recipe.trainer(model)
@@ -53,7 +64,7 @@ def test_every_recipe_is_complete(name):
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_model_is_a_matter_of_its_seed(name):
-    recipe = recipes.get(name)
+    recipe = small(recipes.get(name))
     one, same, other = (recipe.model(rng=seed).state_dict() for seed in (1, 1, 2))
     assert all(np.array_equal(one[key], same[key]) for key in one) and any(not np.array_equal(one[key], other[key]) for key in one)
     fastcnn.random.manual_seed(1)
@@ -68,6 +79,196 @@ def test_setups_are_checked(lenet):
             lenet.setup(**changes)
     with pytest.raises(ValueError, match="lenet: no setup for the data set 'cifar10', there are digits, mnist, fashion-mnist"):
         lenet.datasets("cifar10")
+
+
+PARAMETERS = {
+    "lenet": 61_706,
+    "filterbank-mnist": 36 * 17 * 17 + 366_218,
+    "twoconv-mnist": 105_634,
+    "twoconv-cifar10": 189_008,
+    "simple-cifar10": 11_642,
+    "batchnorm-cifar10": 94_986,
+    "deep-cifar10": 1_176_746,
+    "wide-256": 36_492_550,
+}
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_parameter_counts(name):
+    recipe = recipes.get(name)
+    table = summary(recipe.model(rng=0), recipe.input_shape)
+    assert table.parameters == PARAMETERS[name] and table.rows[-1].output_shape == (6 if name == "wide-256" else 10,)
+    if name == "wide-256":
+        assert table.parameters in {int(number.replace(",", "")) for number in re.findall(r"[\d,]{10}", recipe.reported)}
+    else:
+        number = f"{table.trainable_parameters:,}"
+        assert number in recipe.description and number in inspect.getmodule(recipe).__doc__, "what the texts say"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_learns_a_few_images(name, rng):
+    """Ten steps on the same eight noisy class means: the loss falls, whatever the network, its loss and its optimizer."""
+    fastcnn.random.manual_seed(0)
+    recipe = small(recipes.get(name))
+    model = recipe.model()
+    trainer = recipe.trainer(model)
+    classes = model[-1].out_features if hasattr(model[-1], "out_features") else model[-2].out_features
+    y = np.arange(8) % classes
+    x = (rng.standard_normal((classes, *recipe.input_shape))[y] + 0.1 * rng.standard_normal((8, *recipe.input_shape))).astype(np.float32)
+    before = {key: array for key, array in model.state_dict().items()}
+    losses = [trainer.step(x, y) for _ in range(10)]
+    assert np.isfinite(losses).all() and losses[-1] < (1 if name == "lenet" else 0.9) * losses[0]  # LeNet starts on a plateau
+    assert trainer.predict(x).shape == (8, classes) and trainer.evaluate((x, y))["loss"] > 0
+    changed = {key for key, array in model.state_dict().items() if not np.array_equal(array, before[key])}
+    assert changed == {key for key in before if key != "0.weight" or name != "filterbank-mnist"}
+
+
+def test_options_are_checked_and_kept():
+    recipe = recipes.get("twoconv-mnist")
+    average = recipe.configured(pool="average")
+    assert (recipe.pool, average.pool, average.configuration()) == ("max", "average", {"pool": "average"})
+    assert isinstance(average.model(rng=0)[4], nn.AvgPool2d) and isinstance(recipe.model(rng=0)[4], nn.MaxPool2d)
+    for given, message in (
+        ({"pool": "median"}, "twoconv-mnist: pool must be max or average, got 'median'"),
+        ({"size": 3}, "twoconv-mnist: no option 'size', there are pool"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipe.configured(**given)
+    with pytest.raises(ValueError, match="wide-256: size must be a whole number of at least 41, got 40"):
+        recipes.get("wide-256").configured(size=40)
+    with pytest.raises(ValueError, match="simple-cifar10: no option 'pool', it has none"):
+        recipes.get("simple-cifar10").configured(pool="max")
+    assert recipe.configured(pool=None).configuration() == recipe.configuration()
+
+
+# Data
+
+
+def test_subsets_hold_every_class_in_its_proportion(lenet):
+    whole = lenet.datasets()
+    for count in (50, 100, 200, 500):
+        part, again = (lenet.datasets(subset=count) for _ in range(2))
+        assert len(part.train) == count and len(part.test) == len(whole.test)
+        shares = np.bincount(part.train.labels) / count - np.bincount(whole.train.labels) / len(whole.train)
+        assert np.abs(shares * count).max() <= 1 and np.array_equal(part.train.images, again.train.images)
+    with pytest.raises(ValueError, match="lenet: subset must be from 1 to 1442, the training images of digits, got 1443"):
+        lenet.datasets(subset=1443)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.endswith("cifar10")])
+def test_cifar10_is_divided_four_one_one(name, small_cifar10):
+    data = recipes.get(name).datasets(data_dir=small_cifar10, download=False)
+    assert [len(part) for part in data] == [80, 20, 20]
+    assert all((np.bincount(part.labels) == len(part) // 10).all() for part in data)
+    seen = {image.tobytes() for part in data for image in part.images}
+    assert len(seen) == 120, "no image is in two parts"
+
+
+@pytest.mark.skipif(not (ROOT and (Path(ROOT) / "cifar-10-batches-py").is_dir()), reason="FASTCNN_TEST_DATA names no folder with cifar-10-batches-py")
+def test_cifar10_is_divided_as_reported():
+    data = recipes.get("simple-cifar10").datasets(data_dir=ROOT, download=False)
+    assert [len(part) for part in data] == [40_000, 10_000, 10_000] and (np.bincount(data.val.labels) == 1000).all()
+
+
+def test_without_data_the_recipe_says_what_to_do(tmp_path):
+    for name in ("twoconv-mnist", "filterbank-mnist"):
+        with pytest.raises(DatasetError, match="data_dir=.* Or train on the digits that come with the package: --data digits"):
+            recipes.get(name).datasets("mnist", tmp_path, download=False)
+    with pytest.raises(DatasetError, match="cifar10.*data_dir=") as error:
+        recipes.get("simple-cifar10").datasets(data_dir=tmp_path, download=False)
+    assert "digits" not in str(error.value)
+    with pytest.raises(DatasetError, match="wide-256: name a folder of pictures.*--data-dir.*--data textures"):
+        recipes.get("wide-256").datasets()
+
+
+def test_wide_256_reads_folders_large_and_small(tmp_path, monkeypatch):
+    pytest.importorskip("PIL", reason="the extra `data` is not installed")
+    datasets.save_image_folder(datasets.textures(36, size=60, channels=3), tmp_path)
+    for channels in (1, 3):
+        recipe = recipes.get("wide-256").configured(size=48, channels=channels)
+        with monkeypatch.context() as patch:
+            whole = recipe.datasets("folder", tmp_path)
+            patch.setattr("fastcnn.recipes.wide_256.MEMORY", 0)
+            lazy = recipe.datasets("folder", tmp_path)
+        assert [len(part) for part in whole] == [24, 6, 6] and whole.train.shape == recipe.input_shape == (channels, 48, 48)
+        for part, same in zip(lazy, whole, strict=True):
+            assert isinstance(part.images, datasets.LazyImages) and np.array_equal(part.images[:], same.images)
+    datasets.save_image_folder(datasets.textures(4, size=20), tmp_path / "few")
+    with pytest.raises(DatasetError, match="4 pictures are too few"):
+        recipe.datasets("folder", tmp_path / "few")
+
+
+# The filter bank
+
+
+def test_the_bank_is_what_its_docstring_says():
+    bank = oriented_filters()
+    assert bank.shape == (36, 1, 17, 17)
+    assert np.abs(bank.sum(axis=(2, 3))).max() < 1e-12 and np.allclose(np.abs(bank).sum(axis=(2, 3)), 1)
+    planes = bank[:, 0]
+    assert np.allclose(planes[:18], -planes[:18, ::-1, ::-1]) and np.allclose(planes[18:], planes[18:, ::-1, ::-1]), "odd and even"
+    for first in range(0, 36, 6):  # a quarter turn takes an orientation to the one three further on
+        turned = np.rot90(planes[first], axes=(0, 1))
+        assert np.allclose(np.abs(turned), np.abs(planes[first + 3]))
+    step = np.where(np.arange(17) > 8, 1.0, -1.0)[None].repeat(17, axis=0)  # a vertical edge
+    assert np.abs((planes * step).sum(axis=(1, 2)))[:6].argmax() == 3, "the upright filter sees it best"
+
+
+def test_features_computed_once_train_to_the_same_weights():
+    recipe = recipes.get("filterbank-mnist")
+    data = recipe.datasets("digits", subset=64)
+    transform = recipe.transform(data.train)
+    states = []
+    for once in (True, False):
+        fastcnn.random.manual_seed(0)
+        model = recipe.model()
+        trainer = recipe.trainer(model, data="digits")
+        used, how = recipe.precomputed(trainer, data, transform) if once else (data, transform)
+        history = fit(trainer, used.train, used.val, epochs=2, batch_size=16, transform=how, progress=False)
+        states.append((model.state_dict(), history["val_accuracy"], history["val_loss"]))
+    assert all(np.allclose(states[0][0][key], array, atol=1e-6) for key, array in states[1][0].items())
+    assert states[0][1] == states[1][1] and states[0][2] == pytest.approx(states[1][2], rel=1e-5)
+    assert used.train is data.train and np.array_equal(states[0][0]["0.weight"], oriented_filters().astype(np.float32))
+
+
+# Restarts
+
+
+def test_a_start_that_goes_nowhere_is_repeated_with_new_weights(caplog, tmp_path):
+    pytest.importorskip("safetensors", reason="the extra `train` is not installed")
+    caplog.set_level(logging.INFO, "fastcnn")
+    recipe = recipes.get("lenet").configured(restarts=2)
+    fastcnn.random.manual_seed(0)
+    trainer = recipe.trainer(recipe.model(), lr=1e-9)  # learns nothing
+    first = trainer.model.state_dict()
+    x, y = np.random.default_rng(0).standard_normal((4, 1, 32, 32), np.float32), np.arange(4)
+    for _ in range(59):
+        trainer.step(x, y)
+    assert trainer.restarts_left == 2 and np.allclose(trainer.model.state_dict()["0.weight"], first["0.weight"], atol=1e-6)
+    trainer.save(tmp_path / "c")
+    fastcnn.random.manual_seed(9)
+    resumed = recipe.trainer(recipe.model(), lr=1e-9)
+    resumed.resume(tmp_path / "c")
+    weights = []
+    for one in (trainer, resumed):
+        fastcnn.random.manual_seed(5)
+        one.step(x, y)
+        assert one.restarts_left == 1 and not np.allclose(one.model.state_dict()["0.weight"], first["0.weight"], atol=1e-3)
+        assert set(one.optimizer.state_dict()) == {"lr", "weight_decay", "maximize", "momentum", "dampening", "nesterov", "step"}
+        weights.append(one.model.state_dict())
+    assert all(np.array_equal(weights[0][key], array) for key, array in weights[1].items())
+    for _ in range(200):
+        trainer.step(x, y)
+    assert trainer.restarts_left == 0 and caplog.text.count("nothing learned after 60 steps") == 3
+
+
+def test_a_start_that_learns_goes_on():
+    recipe = recipes.get("lenet").configured(restarts=2)
+    trainer = recipe.trainer(recipe.model(rng=0), lr=0.05)
+    x, y = np.random.default_rng(0).standard_normal((4, 1, 32, 32), np.float32), np.arange(4)
+    losses = [trainer.step(x, y) for _ in range(130)]
+    assert losses[-1] < 0.5 and trainer.restarts_left == 2
+    assert type(recipes.get("lenet").trainer(recipe.model(rng=0))).__name__ == "Trainer"
 
 
 # LeNet

@@ -16,14 +16,17 @@ from .cifar import cifar10
 from .dataset import Dataset, DatasetError, Splits, split
 from .digits import digits
 from .download import cache_dir
-from .folder import image_folder
+from .folder import image_folder, save_image_folder
 from .idx import fashion_mnist, mnist, read_idx
+from .lazy import LazyImages
+from .textures import textures
 from .transforms import RandomCrop, RandomHorizontalFlip, Rescale, Standardize, pad_to, resize
 
 __all__ = [
     "Batches",
     "Dataset",
     "DatasetError",
+    "LazyImages",
     "RandomCrop",
     "RandomHorizontalFlip",
     "Rescale",
@@ -40,7 +43,9 @@ __all__ = [
     "pad_to",
     "read_idx",
     "resize",
+    "save_image_folder",
     "split",
+    "textures",
     "transforms",
 ]
 

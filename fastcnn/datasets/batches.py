@@ -71,7 +71,7 @@ class Batches:
                     x = transform(x)
             x = np.ascontiguousarray(x, dtype=self.dtype)
             if order is None:  # x and y may be views of the dataset, which the caller must not be able to change
-                x = x.copy() if np.may_share_memory(x, images) else x
+                x = x.copy() if isinstance(images, np.ndarray) and np.may_share_memory(x, images) else x
                 y = y.copy()
             yield x, y
 

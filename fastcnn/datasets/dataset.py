@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .lazy import LazyImages
+
 
 class DatasetError(ValueError):
     """Data that is missing, damaged or not what its name says; the message names the file and the reason."""
@@ -18,19 +20,21 @@ class DatasetError(ValueError):
 class Dataset:
     """Labelled images.
 
-    images   (N, C, H, W)  uint8 or float32, any strides; kept as given, not copied
+    images   (N, C, H, W)  uint8 or float32, any strides; kept as given, not copied. Or LazyImages, which stay on disk: parts and splits of such
+                           a dataset are lazy too, and Batches reads one batch at a time
     labels   (N,)          class indices, kept as int64
     classes  the class names; labels[i] is an index into them
     Raises   TypeError for other dtypes; ValueError if the shapes do not match or a label is out of range
     """
 
-    images: np.ndarray
+    images: np.ndarray | LazyImages
     labels: np.ndarray
     classes: tuple[str, ...]
     name: str = ""
 
     def __post_init__(self) -> None:
-        images, labels, classes = np.asarray(self.images), np.asarray(self.labels), tuple(self.classes)
+        images = self.images if isinstance(self.images, LazyImages) else np.asarray(self.images)
+        labels, classes = np.asarray(self.labels), tuple(self.classes)
         if images.dtype not in (np.uint8, np.float32):
             raise TypeError(f"Dataset: images must be uint8 or float32, got {images.dtype}")
         if images.ndim != 4:
@@ -56,7 +60,8 @@ class Dataset:
                 raise TypeError(f"Dataset: index with a slice or a 1-D array, got {index.ndim} axes (one image: dataset[3:4])")
             if index.size == 0:
                 index = index.astype(np.intp)  # an empty list arrives as float64
-        return Dataset(self.images[index], self.labels[index], self.classes, self.name)
+        images = self.images.choose(index) if isinstance(self.images, LazyImages) else self.images[index]
+        return Dataset(images, self.labels[index], self.classes, self.name)
 
     __iter__ = None  # indexing gives datasets, not pairs: without this, iteration would fail inside __getitem__
 
@@ -74,8 +79,8 @@ class Dataset:
         return len(self.classes)
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Dataset:
-        """The same labels with function(images): `train.map(lambda images: resize(images, 32))`."""
-        return Dataset(function(self.images), self.labels, self.classes, self.name)
+        """The same labels with function(images): `train.map(lambda images: resize(images, 32))`. Lazy images are all read for it."""
+        return Dataset(function(self.images[:]), self.labels, self.classes, self.name)
 
 
 class Splits(NamedTuple):

@@ -6,13 +6,15 @@ cheaper on uint8, and the border they add is then the black of the image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from .dataset import Dataset
+from .lazy import LazyImages
 
 CHUNK_BYTES = 1 << 22  # work on pieces of about this size, so that float temporaries of a large uint8 array stay in the cache
 
@@ -91,9 +93,10 @@ def _moments_float(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return count, mean, sum(np.square(piece - centre).sum(axis=axes) for piece in _pieces(images)) / count
 
 
-def _pieces(images: np.ndarray) -> list[np.ndarray]:
-    step = _step(images[0].size)
-    return [images[start : start + step] for start in range(0, len(images), step)]
+def _pieces(images: np.ndarray | LazyImages) -> Iterator[np.ndarray]:
+    """One after the other, so that of lazy images only one piece is in memory."""
+    step = _step(math.prod(images.shape[1:]))
+    return (images[start : start + step] for start in range(0, len(images), step))
 
 
 def _step(pixels: int) -> int:

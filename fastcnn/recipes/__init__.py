@@ -16,16 +16,26 @@ from __future__ import annotations
 import difflib
 from functools import cache
 
-from fastcnn.recipes.base import Recipe, RecipeData, Setup
+from fastcnn.recipes.base import Option, Recipe, RecipeData, Setup
 from fastcnn.recipes.run import LoadedRun, Result, evaluate, load, resume, train
 
 
 @cache
 def _recipes() -> dict[str, Recipe]:
     """Every recipe under its name, in the order in which they are listed."""
-    from fastcnn.recipes import lenet
+    from fastcnn.recipes import batchnorm_cifar10, deep_cifar10, filterbank, lenet, simple_cifar10, twoconv, wide_256
 
-    return {recipe.name: recipe for recipe in (lenet.LeNet(),)}
+    recipes = (
+        lenet.LeNet(),
+        filterbank.FilterBank(),
+        twoconv.TwoConvMnist(),
+        twoconv.TwoConvCifar10(),
+        simple_cifar10.SimpleCifar10(),
+        batchnorm_cifar10.BatchNormCifar10(),
+        deep_cifar10.DeepCifar10(),
+        wide_256.Wide256(),
+    )
+    return {recipe.name: recipe for recipe in recipes}
 
 
 def names() -> list[str]:
@@ -43,4 +53,4 @@ def get(name: str) -> Recipe:
     return by_name[name]
 
 
-__all__ = ["LoadedRun", "Recipe", "RecipeData", "Result", "Setup", "evaluate", "get", "load", "names", "resume", "train"]
+__all__ = ["LoadedRun", "Option", "Recipe", "RecipeData", "Result", "Setup", "evaluate", "get", "load", "names", "resume", "train"]

@@ -19,9 +19,13 @@ from fastcnn.recipes.base import Recipe, RecipeData, Setup
 from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
 from fastcnn.train.folder import versions
-from fastcnn.train.trainer import INFERENCE_BATCH
 
 logger = logging.getLogger("fastcnn")
+
+_SHOWN_IMAGES = 4
+
+# The step that is compared with the reference backend's is of fewer images than a batch has if these are more multiply-adds: a few seconds there.
+_COMPARED_MACS = 5_000_000_000
 
 
 class LoadedRun(NamedTuple):
@@ -35,10 +39,10 @@ class LoadedRun(NamedTuple):
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """(N, classes) probabilities for images (N, *recipe.input_shape), uint8 in the network's geometry (recipe.picture makes one)."""
-        from fastcnn import functional as F
-
         self.model.eval()
-        return F.softmax(self.model(self.transform(images)), dim=1)
+        step = self.recipe.inference_batch
+        outputs = [self.model(self.transform(images[start : start + step])) for start in range(0, len(images), step)]
+        return self.recipe.probabilities(np.concatenate(outputs))
 
 
 class Result(NamedTuple):
@@ -89,24 +93,28 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    subset: int | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     download: bool = True,
     progress: bool = True,
     compare: bool = False,
+    **options: Any,
 ) -> Result:
     """Train a recipe and leave weights, checkpoint, configuration, history, measurements and pictures in a run folder.
 
     data, epochs, batch_size, lr  the recipe's own by default (recipe.setup)
+    subset    train on so many of the training images only (recipe.datasets says which)
     seed      of everything random: weights, order, dropout. The same seed gives the same bits
     out       the run folder, runs/<recipe>-<date-time> by default; it must not hold a run already (see resume)
     compare   also measure how much faster a step is than on the reference backend
+    options   the recipe's own (recipe.options)
 
     The current backend and thread setting are used. Raises ValueError for options that make no sense.
     """
     from fastcnn import recipes
 
-    recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    recipe = (recipes.get(recipe) if isinstance(recipe, str) else recipe).configured(**options)
     data = recipe.data_name(data)
     setup = recipe.setup(data, epochs=epochs, batch_size=batch_size, lr=lr)
     if seed < 0:
@@ -115,14 +123,15 @@ def train(
     path = _new_folder(recipe.name) if out is None else Path(out)
     if (path / "config.json").exists():
         raise ValueError(f"{path} holds a run already: resume it, or choose another folder")
-    parts = recipe.datasets(data, data_dir, download)
+    parts = recipe.datasets(data, data_dir, download, subset)
     transform = recipe.transform(parts.train)
     folder = RunFolder(path)
     folder.write_json(
         "config.json",
         {
             "recipe": recipe.name,
-            "options": {"data": data, **setup._asdict(), "seed": seed},
+            "options": {"data": data, **setup._asdict(), "seed": seed} | ({} if subset is None else {"subset": subset}),
+            "recipe_options": recipe.configuration(),
             "data_dir": None if data_dir is None else os.path.abspath(data_dir),
             "classes": parts.train.classes,
             "input_shape": recipe.input_shape,
@@ -137,7 +146,7 @@ def train(
     model = recipe.model(num_classes=parts.train.num_classes)
     trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
     folder.write_text("summary.txt", f"{recipe.name}: {recipe.description}\n\n{summary(model, recipe.input_shape)}\n")
-    return _run(recipe, data, setup, seed, parts, transform, trainer, folder, progress, compare)
+    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare)
 
 
 def resume(
@@ -152,7 +161,7 @@ def resume(
     recipe, options, config = _configuration(path)
     data, seed = options["data"], options["seed"]
     setup = recipe.setup(data, **{name: options[name] for name in Setup._fields})
-    parts = recipe.datasets(data, config.get("data_dir") if data_dir is None else data_dir, download)
+    parts = recipe.datasets(data, config.get("data_dir") if data_dir is None else data_dir, download, options.get("subset"))
     transform = recipe.transform(parts.train, config["transform"])
     folder = RunFolder(path)
     random.manual_seed(seed)
@@ -160,7 +169,7 @@ def resume(
     trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
     if folder.checkpoint.exists():  # a run that was stopped before its first epoch ended starts again
         trainer.resume(folder.checkpoint)
-    return _run(recipe, data, setup, seed, parts, transform, trainer, folder, progress, compare)
+    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare)
 
 
 def load(path: str | os.PathLike[str]) -> LoadedRun:
@@ -171,7 +180,7 @@ def load(path: str | os.PathLike[str]) -> LoadedRun:
     weights = folder / "weights.safetensors"
     if not weights.exists() and (folder / "checkpoint.safetensors").exists():
         raise CheckpointError(path, f"the run is not finished: go on with it by `fastcnn train {recipe.name} --resume {os.fspath(path)}`")
-    checkpoint.load_weights(weights, model)
+    checkpoint.load_weights(weights, recipe.trained(model))
     return LoadedRun(recipe, model.eval(), recipe.transform(state=config["transform"]), tuple(config["classes"]), config)
 
 
@@ -186,66 +195,78 @@ def evaluate(path: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] |
     return _measure(run.recipe, data, trainer, parts.test, run.transform, Path(path))
 
 
-def _run(
-    recipe: Recipe,
-    data: str,
-    setup: Setup,
-    seed: int,
-    parts: RecipeData,
-    transform: Any,
-    trainer: Trainer,
-    folder: RunFolder,
-    progress: bool,
-    compare: bool,
-) -> Result:
+class _Run(NamedTuple):
+    """What train and resume have prepared."""
+
+    recipe: Recipe
+    data: str
+    setup: Setup
+    seed: int
+    parts: RecipeData
+    transform: Any
+    model: Any
+    trainer: Trainer
+    folder: RunFolder
+
+
+def _run(run: _Run, progress: bool, compare: bool) -> Result:
+    shown = run.transform(run.parts.test.images[:_SHOWN_IMAGES])
+    parts, transform = run.recipe.precomputed(run.trainer, run.parts, run.transform)
+    run = run._replace(parts=parts, transform=transform)
     history = fit(
-        trainer,
+        run.trainer,
         parts.train,
         parts.val,
-        epochs=setup.epochs,
-        batch_size=setup.batch_size,
-        seed=seed,
+        epochs=run.setup.epochs,
+        batch_size=run.setup.batch_size,
+        seed=run.seed,
         transform=transform,
         progress=progress,
-        out=folder.path,
+        out=run.folder.path,
     )
-    result = _measure(recipe, data, trainer, parts.test, transform, folder.path)
+    result = _measure(run.recipe, run.data, run.trainer, parts.test, transform, run.folder.path)
     result = result._replace(history=history, seconds=sum(history["seconds"]) if len(history) else 0.0)
-    folder.write_json("metrics.json", result.to_dict())
-    _pictures(folder, result, "test" if parts.val is parts.test else "validation")
+    run.folder.write_json("metrics.json", result.to_dict())
+    _pictures(run, result, shown)
     if compare:  # last: it is a measurement of this machine, not of the network, and may be cut short
-        result = result._replace(step_times=_compare(recipe, data, setup, parts, transform, trainer))
-        folder.write_json("metrics.json", result.to_dict())
+        result = result._replace(step_times=_compare(run))
+        run.folder.write_json("metrics.json", result.to_dict())
     return result
 
 
 def _measure(recipe: Recipe, data: str, trainer: Trainer, test: Dataset, transform: Any, folder: Path) -> Result:
     dtype = next(trainer.model.parameters()).dtype
-    logits = np.concatenate([trainer.predict(x) for x, _ in Batches(test, INFERENCE_BATCH, transform=transform, dtype=dtype)])
+    logits = np.concatenate([trainer.predict(x) for x, _ in Batches(test, recipe.inference_batch, transform=transform, dtype=dtype)])
     confusion = metrics.confusion_matrix(logits, test.labels, test.num_classes)
     return Result(recipe, data, float(trainer.loss(logits, test.labels)), metrics.accuracy(logits, test.labels), confusion, test.classes, folder)
 
 
-def _compare(recipe: Recipe, data: str, setup: Setup, parts: RecipeData, transform: Any, trainer: Trainer) -> StepTimes | None:
-    weights = trainer.model.state_dict()
-    x, y = next(iter(Batches(parts.train, setup.batch_size, transform=transform)))
+def _compare(run: _Run) -> StepTimes | None:
+    recipe, classes = run.recipe, run.parts.train.num_classes
+    weights = run.trainer.model.state_dict()
+    macs = summary(run.model, recipe.input_shape).macs
+    count = min(run.setup.batch_size, max(1, _COMPARED_MACS // max(macs, 1)))
+    x, y = next(iter(Batches(run.parts.train, count, transform=run.transform)))
 
     def copy() -> Trainer:
-        model = recipe.model(num_classes=parts.train.num_classes)
-        model.load_state_dict(weights)
-        return recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
+        trainer = recipe.trainer(recipe.model(num_classes=classes), data=run.data, epochs=run.setup.epochs, lr=run.setup.lr)
+        trainer.model.load_state_dict(weights)
+        return trainer
 
     return compare_step_times(copy, x, y)
 
 
-def _pictures(folder: RunFolder, result: Result, val_name: str) -> None:
+def _pictures(run: _Run, result: Result, shown: np.ndarray) -> None:
     from fastcnn import plots
 
+    val_name = "test" if run.parts.val is run.parts.test else "validation"
     try:
         if len(result.history or ()):
-            plots.save(plots.curves(result.history, val_name=val_name, title=f"{result.recipe.name} on {result.data}"), folder / "curves.png")
+            plots.save(plots.curves(result.history, val_name=val_name, title=f"{result.recipe.name} on {result.data}"), run.folder / "curves.png")
         figure = plots.confusion_matrix(result.confusion, result.classes, normalize=True)
-        plots.save(figure, folder / "confusion_matrix.png")
+        plots.save(figure, run.folder / "confusion_matrix.png")
+        for name, figure in run.recipe.figures(run.model, shown).items():
+            plots.save(figure, run.folder / name)
     except ImportError as error:
         logger.warning("no pictures: %s", error)
 
@@ -259,7 +280,7 @@ def _configuration(path: str | os.PathLike[str]) -> tuple[Recipe, dict[str, Any]
     if missing:
         raise CheckpointError(Path(path) / "config.json", f"lacks {', '.join(sorted(missing))}")
     try:
-        return recipes.get(config["recipe"]), options, config
+        return recipes.get(config["recipe"]).configured(**config.get("recipe_options", {})), options, config
     except ValueError as error:
         raise CheckpointError(path, str(error)) from error
 

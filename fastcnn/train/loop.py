@@ -15,7 +15,7 @@ from fastcnn.train.folder import RunFolder
 from fastcnn.train.history import History
 from fastcnn.train.interrupt import TrainingInterrupted, deferred_interrupt
 from fastcnn.train.progress import EpochProgress
-from fastcnn.train.trainer import INFERENCE_BATCH, Metric, Trainer, per_image
+from fastcnn.train.trainer import Metric, Trainer, per_image
 
 Callback = Callable[[Trainer, dict[str, Any]], None]
 
@@ -69,7 +69,7 @@ def fit(
     if epochs < 0:
         raise ValueError(f"fit: epochs must be at least 0, got {epochs}")
     batches = training_batches(train, trainer.model, batch_size, seed, transform)
-    measured = None if val is None else evaluation_batches(val, trainer.model, INFERENCE_BATCH, transform)
+    measured = None if val is None else evaluation_batches(val, trainer.model, trainer.inference_batch, transform)
     if not len(batches):
         raise ValueError("fit: train holds no batch")
     order = {"images": len(batches.dataset), "batch_size": batches.batch_size, "seed": batches.seed}

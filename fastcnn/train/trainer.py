@@ -31,10 +31,13 @@ class Trainer:
     schedule        one of fastcnn.schedule over the optimizer
     schedule_every  "epoch": fit() steps it after each epoch; "batch": step() does, as OneCycleLR wants it
     metrics         name -> function (logits, target) -> float; {"accuracy": metrics.accuracy} by default, {} for none
+    inference_batch images at once in evaluate() and predict(): fewer where one image's activations are large
 
     Public state: `epoch` (whole epochs done), `batch` (batches done in the epoch under way), `iteration` (steps done), `history`
     and `logits` (of the latest step, from before its update).
     """
+
+    _position: tuple[str, ...] = ("epoch", "batch", "iteration")  # numbers that a checkpoint holds
 
     def __init__(
         self,
@@ -45,12 +48,14 @@ class Trainer:
         schedule: Any = None,
         schedule_every: str = "epoch",
         metrics: Mapping[str, Metric] | None = None,
+        inference_batch: int = INFERENCE_BATCH,
     ):
         if schedule_every not in ("epoch", "batch"):
             raise ValueError(f"Trainer: schedule_every must be 'epoch' or 'batch', got {schedule_every!r}")
         self.schedule_every = schedule_every
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.metrics = dict(DEFAULT_METRICS if metrics is None else metrics)
+        self.inference_batch = inference_batch
         self.epoch = self.batch = self.iteration = 0
         self.running: dict[str, float] = {}
         self.order: dict[str, int] = {}
@@ -77,7 +82,7 @@ class Trainer:
         self.iteration += 1
         return float(value)
 
-    def evaluate(self, data: Any, batch_size: int = INFERENCE_BATCH) -> dict[str, float]:
+    def evaluate(self, data: Any, batch_size: int | None = None) -> dict[str, float]:
         """{"loss": ..., <metric>: ...} on a Dataset, an (x, y) pair or an iterable of (x, y) batches, in evaluation mode.
 
         All logits are gathered first, so that every metric and every weighting of the loss is exact and independent of the batch size.
@@ -85,7 +90,7 @@ class Trainer:
         """
         logits, targets, refreshed = [], [], set()
         with evaluating(self.model):
-            for x, y in evaluation_batches(data, self.model, batch_size):
+            for x, y in evaluation_batches(data, self.model, batch_size or self.inference_batch):
                 logits.append(self._infer(x, refreshed))
                 targets.append(np.asarray(y))
             if not targets or not sum(map(len, targets)):
@@ -94,8 +99,9 @@ class Trainer:
             result = {"loss": per_image(self.loss, float(self.loss(output, target)), len(target))}
         return result | {name: float(metric(output, target)) for name, metric in self.metrics.items()}
 
-    def predict(self, x: np.ndarray, batch_size: int = INFERENCE_BATCH) -> np.ndarray:
+    def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """The model's outputs (logits) for a batch of any length, in evaluation mode."""
+        batch_size = batch_size or self.inference_batch
         if len(x) == 0:
             raise ValueError("predict: x holds no images")
         with evaluating(self.model):
@@ -110,7 +116,7 @@ class Trainer:
         state: dict[str, Any] = {
             "kind": "trainer",
             "classes": self._classes(),
-            "position": {name: getattr(self, name) for name in ("epoch", "batch", "iteration")},
+            "position": {name: getattr(self, name) for name in self._position},
             "running": self.running,
             "order": self.order,
             "history": self.history.rows,

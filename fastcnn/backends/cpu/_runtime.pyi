@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import numpy as np
 
 def isa() -> str: ...

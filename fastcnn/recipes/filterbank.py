@@ -1,0 +1,153 @@
+"""A fixed bank of oriented filters and three linear layers on handwritten digits.
+
+Network, on 1x28x28:
+
+    36 filters @ 17x17, fixed -> 36x12x12 -> max 2 -> 36x6x6 = 1296 -> FC 256 -> FC 128 -> FC 10, a sigmoid after each linear layer
+
+The bank is the oriented part of the Leung-Malik bank (Leung and Malik 2001, "Representing and recognizing the visual appearance of materials
+using three-dimensional textons"): first and second derivatives of Gaussians three times as long as they are wide, at 6 orientations and 3
+scales. Their widths are 1, sqrt(2) and 2 pixels, those of its small version: the original's, up to 2 sqrt(2), do not fit into 17x17. As usual,
+each filter has mean 0 and absolute values that add up to 1. 10,404 fixed numbers, 366,218 trained parameters.
+
+Features. Nothing before the first linear layer changes, so a run computes the features of all images once, from standardised pixels, and trains
+on them (311 MB for MNIST): the trainer takes images and features alike, and the files of a run hold the trained layers only.
+
+Loss. Element-wise binary cross-entropy on one-hot targets, the mean over batch and classes: its gradient is a tenth of that of a sum over the
+classes, hence the large learning rate of the plain SGD. Batch size, learning rate and the number of epochs are ours; the report shows pictures
+of filters and feature maps, which a run leaves in its folder, and curves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fastcnn import nn, optim
+from fastcnn.datasets import Batches, Dataset
+from fastcnn.recipes.base import RecipeData, Setup
+from fastcnn.recipes.digits import DigitsRecipe
+from fastcnn.train import Trainer
+from fastcnn.train.data import evaluation_batches
+from fastcnn.train.trainer import evaluating
+
+SIZE = 17
+ORIENTATIONS = 6
+WIDTHS = (1.0, math.sqrt(2), 2.0)
+ELONGATION = 3.0
+FIXED = 2  # the layers before the trained ones: convolution, pooling
+
+
+def oriented_filters() -> np.ndarray:
+    """The bank (36, 1, 17, 17), float64: first derivatives, then second ones; within these by scale, then by orientation.
+
+    Along the filter a Gaussian of deviation 3 s; across it the first or second derivative of one of deviation s:
+    g' = -u / s^2 g and g'' = (u^2 / s^2 - 1) / s^2 g. Constant factors vanish when the filter is brought to its norm.
+    """
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE // 2
+    filters = []
+    for derivative in (lambda u, s: -u, lambda u, s: u**2 / s**2 - 1):
+        for s in WIDTHS:
+            for k in range(ORIENTATIONS):
+                angle = math.pi * k / ORIENTATIONS
+                along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+                shape = np.exp(-((along / (ELONGATION * s)) ** 2 + (across / s) ** 2) / 2) * derivative(across, s)
+                shape -= shape.mean()
+                filters.append(shape / np.abs(shape).sum())
+    return np.stack(filters)[:, None]
+
+
+class OneHotBCELoss(nn.BCELoss):
+    """Binary cross-entropy of every output on its own; the target, class numbers, becomes 1 for the class and 0 for the others."""
+
+    def forward(self, input: np.ndarray, target: np.ndarray) -> Any:
+        return super().forward(input, np.eye(input.shape[1], dtype=input.dtype)[target])
+
+
+class FeatureTrainer(Trainer):
+    """Trains what follows the bank, and computes the features of images that it is given; features are taken as they are."""
+
+    def __init__(self, model: Any, *arguments: Any, **options: Any):
+        super().__init__(model[FIXED:], *arguments, **options)
+        self.bank = model[:FIXED]
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """(N, 36, 6, 6)"""
+        if x.shape[1] == self.bank[0].out_channels:
+            return x
+        with evaluating(self.bank):  # nothing is kept for a backward pass
+            return self.bank(x)
+
+    def step(self, x: np.ndarray, y: np.ndarray) -> float:
+        return super().step(self.features(x), y)
+
+    def evaluate(self, data: Any, batch_size: int | None = None) -> dict[str, float]:
+        batches: Iterable = evaluation_batches(data, self.model, batch_size or self.inference_batch)
+        return super().evaluate((self.features(x), y) for x, y in batches)
+
+    def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        return super().predict(self.features(x), batch_size)
+
+
+class FilterBank(DigitsRecipe):
+    name = "filterbank-mnist"
+    description = "36 fixed oriented 17x17 filters and three sigmoid layers with 366,218 trained parameters, on handwritten digits; SGD"
+    reported = "no figure: pictures of filters and feature maps, curves of loss and accuracy"
+    source = "a coursework report with the oriented filters of the Leung-Malik bank (2001)"
+    input_shape = (1, 28, 28)
+    setups = {
+        "mnist": Setup(epochs=10, batch_size=32, lr=3.0),
+        "digits": Setup(epochs=30, batch_size=8, lr=3.0),
+        "fashion-mnist": Setup(epochs=10, batch_size=32, lr=3.0),
+    }
+
+    def model(self, *, num_classes: int = 10, dtype: Any = np.float32, rng: np.random.Generator | int | None = None) -> nn.Sequential:
+        rng = nn.init.default_rng(rng)
+        filters = oriented_filters()
+        bank = nn.Conv2d(1, len(filters), SIZE, bias=False, dtype=dtype, rng=rng).requires_grad_(False)
+        bank.weight.data[...] = filters
+        return nn.Sequential(
+            bank,  # 36 x 12 x 12
+            nn.MaxPool2d(2),  # 36 x 6 x 6
+            nn.Flatten(),
+            nn.Linear(len(filters) * 6 * 6, 256, dtype=dtype, rng=rng),
+            nn.Sigmoid(),
+            nn.Linear(256, 128, dtype=dtype, rng=rng),
+            nn.Sigmoid(),
+            nn.Linear(128, num_classes, dtype=dtype, rng=rng),
+            nn.Sigmoid(),
+        )
+
+    def trained(self, model: Any) -> nn.Sequential:
+        return model[FIXED:]
+
+    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> FeatureTrainer:
+        setup = self.setup(data, epochs=epochs, lr=lr)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return FeatureTrainer(model, OneHotBCELoss(), optim.SGD(parameters, lr=setup.lr))
+
+    def precomputed(self, trainer: FeatureTrainer, data: RecipeData, transform: Any) -> tuple[RecipeData, None]:
+        dtype = next(trainer.model.parameters()).dtype
+
+        def features(images: Dataset) -> Dataset:
+            batches = Batches(images, trainer.inference_batch, transform=transform, dtype=dtype)
+            return Dataset(np.concatenate([trainer.features(x) for x, _ in batches]), images.labels, images.classes, images.name)
+
+        train, test = features(data.train), features(data.test)
+        return RecipeData(train, test, test), None
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Each output is the probability of its class, the other classes aside; here they are made to add up to 1."""
+        return outputs / outputs.sum(axis=1, keepdims=True)
+
+    def figures(self, model: Any, images: np.ndarray) -> dict[str, Any]:
+        from fastcnn import plots
+
+        responses = model[0](images[:1])[0][:, None]
+        title, count = "response of each filter to the first test image", len(responses)
+        return {
+            "filters.png": plots.filters(model[0].weight, max_filters=count),
+            "features.png": plots.filters(responses, max_filters=count, title=title, label="response"),
+        }
