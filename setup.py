@@ -60,11 +60,11 @@ def machine() -> str:
 
 def extensions() -> list[Extension]:
     names = sorted(p.stem for p in CPU.glob("_*.pyx"))
-    headers = [*SHARED_HEADERS, *(str(p) for p in sorted(CPU.glob("_*.pxd")))]
+    headers = [*SHARED_HEADERS, *(str(p) for p in sorted([*CPU.glob("_*.pxd"), *CPU.glob("*.h"), CPU / "threads.c", CPU / "openmp.c"]))]
     isa_sources = [str(p) for p in [CSRC / "dispatch.c", *sorted((CSRC / "isa").glob("*.c"))]]
     # isa/*.c and dispatch.c are compiled by BuildKernels with their own flags; as `depends` they reach the sdist and trigger rebuilds
     return [
-        Extension(f"fastcnn.backends.cpu.{n}", [str(CPU / f"{n}.pyx")], include_dirs=[str(CSRC)],
+        Extension(f"fastcnn.backends.cpu.{n}", [str(CPU / f"{n}.pyx")], include_dirs=[str(CSRC), str(CPU)],
                   depends=headers + (isa_sources if n == "_runtime" else []))
         for n in names
     ]
@@ -98,11 +98,17 @@ class BuildKernels(build_ext):
     def build_extensions(self) -> None:
         compile_flags, link_flags = self.openmp_flags()
         objects = self.kernel_objects()
+        pool_objects = []
+        if self.own_pool(compile_flags):
+            compile_flags, link_flags = [*compile_flags, "-DFC_OWN_POOL"], ["-pthread"]
+            pool_objects = [self.compile_object(CPU / "openmp.c", ["-DFC_OWN_POOL"])]
+            objects.append(self.compile_object(CPU / "threads.c", ["-DFC_OWN_POOL"]))
         for ext in self.extensions:
+            ext.extra_objects = list(pool_objects)
             ext.extra_compile_args = [*DRIVER_FLAGS, *compile_flags]
             ext.extra_link_args = [*link_flags, *([] if sys.platform == "darwin" else ["-Wl,--strip-debug"])]
             if ext.name.endswith("._runtime"):
-                ext.extra_objects = objects
+                ext.extra_objects += objects
         super().build_extensions()
 
     def compiles(self, source: str, flags: list[str], link: list[str]) -> "str | None":
@@ -116,6 +122,16 @@ class BuildKernels(build_ext):
             except Exception as error:  # every compiler class raises its own
                 return f"  {error}"
         return None
+
+    def own_pool(self, compile_flags: list[str]) -> bool:
+        """Whether the loops run on the pool in threads.c instead of an OpenMP runtime: where the compiler speaks libgomp's language and the system is Linux."""
+        source = "#if !defined(_OPENMP) || !defined(__linux__) || defined(__clang__) || !defined(__GNUC__)\n#error no\n#endif\nint probe;\n"
+        return self.compiles(source, compile_flags, []) is None
+
+    def compile_object(self, source: Path, flags: list[str]) -> str:
+        target = Path(self.build_temp) / f"{source.stem}.o"
+        subprocess.check_call([*self.compiler.compiler_so, *DRIVER_FLAGS, "-fPIC", *flags, "-c", str(source), "-o", str(target)])
+        return str(target)
 
     def openmp_flags(self) -> tuple[list[str], list[str]]:
         detail = self.compiles("#include <Python.h>\nint probe(void) { return PY_MAJOR_VERSION; }\n", [], [])

@@ -176,7 +176,7 @@ def versions(peers: list[str]) -> dict[str, str]:
         from fastcnn.backends import cpu
 
         facts = cpu.config()
-        lines["compiled backend"] = f"{facts['isa']}, OpenMP {facts['openmp']}, {facts['compiler']}"
+        lines["compiled backend"] = f"{facts['isa']}, loops: {facts['loops']}, {facts['compiler']}"
     if "torch" in peers:
         import torch
 

@@ -16,7 +16,7 @@ from fastcnn import functional as F
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
 from fastcnn.backends.cpu.threads import cgroup_cpus, default_threads  # noqa: E402
 
-needs_openmp = pytest.mark.skipif(cpu.config()["openmp"] != "yes", reason="single-threaded build (FASTCNN_NO_OPENMP=1)")
+needs_openmp = pytest.mark.skipif(cpu.config()["loops"].startswith("serial"), reason="single-threaded build (FASTCNN_NO_OPENMP=1)")
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,9 @@ import os
 from collections.abc import Callable
 
 from ..ops import OPS
-from .threads import brief_spinning, default_threads
-
-with brief_spinning():
-    from . import _runtime, select
-    from ._runtime import copy_probe, fma_probe
+from . import _runtime, select
+from ._runtime import copy_probe, fma_probe
+from .threads import default_threads
 
 __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
            "record", "fma_probe", "copy_probe", *OPS]
@@ -48,7 +46,7 @@ def config() -> dict[str, object]:
     return {
         "isa": isa(),
         "isas": ", ".join(available_isas()),
-        "openmp": "yes" if _runtime.has_openmp() else "no (single-threaded build)",
+        "loops": _runtime.loops(),
         "threads": get_num_threads(),
         "compiler": _runtime.compiler(),
     }

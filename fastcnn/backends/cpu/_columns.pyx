@@ -6,9 +6,10 @@ from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, view_of
 from fastcnn.backends.cpu._layout cimport View, ceil_div, imax, imin, index, real
-from fastcnn.backends.cpu._runtime cimport thread_count
+from fastcnn.backends.cpu._runtime cimport fc_use_pool, pool, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 
 cdef struct Columns:

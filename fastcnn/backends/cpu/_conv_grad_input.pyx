@@ -14,9 +14,10 @@ from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_row, panel_elements
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 cdef enum:
     STRIP_BYTES = 192 * 1024  # of grad_output, loaded once per item where it is not channels-last

@@ -15,9 +15,10 @@ from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real
 from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 # A strip of input and one of grad_output are read once per panel and per MR rows of the gradient: both stay in L2. All partial gradients together stay below
 # PARTIAL_BYTES, and there are enough jobs (slots x groups x blocks of output channels) for MOST_SLOTS threads.

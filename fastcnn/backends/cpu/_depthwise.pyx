@@ -10,9 +10,10 @@ from libc.string cimport memcpy, memset
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 cdef enum:
     STRIP_BYTES = 192 * 1024  # of loaded input per item: L2

@@ -20,9 +20,10 @@ from fastcnn.backends.cpu._kernels cimport (
 )
 from fastcnn.backends.cpu._arrays cimport is_channels_last
 from fastcnn.backends.cpu._layout cimport ceil_div, imin, index
-from fastcnn.backends.cpu._runtime cimport active_isa, thread_count
+from fastcnn.backends.cpu._runtime cimport active_isa, fc_use_pool, pool, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 cdef enum:
     PIECE = 16384  # elements per item: 64 KiB of float32 in, 64 KiB out

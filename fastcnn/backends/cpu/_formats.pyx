@@ -8,9 +8,10 @@ from cython.parallel cimport prange
 from fastcnn.backends.cpu._arrays cimport is_channels_last
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport ceil_div, imin, index, real
-from fastcnn.backends.cpu._runtime cimport active_isa, thread_count
+from fastcnn.backends.cpu._runtime cimport active_isa, fc_use_pool, pool, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 cdef enum:
     PIXELS = 512  # per piece: pieces enough to share, and a few of their cache lines at a time in L1

@@ -18,9 +18,10 @@ from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._kernels cimport FC_LEAKY_RELU, FC_RELU, fc_isa
 from fastcnn.backends.cpu._layout cimport aligned, ceil_div, imax, imin, index, real
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, reserve, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, reserve, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 cdef enum:
     MOST_STAGES = 16

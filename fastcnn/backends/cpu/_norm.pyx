@@ -19,9 +19,10 @@ from libc.string cimport memset
 from fastcnn.backends.cpu._arrays cimport dense, is_channels_last
 from fastcnn.backends.cpu._kernels cimport FC_LEAKY_RELU, FC_RELU, fc_isa
 from fastcnn.backends.cpu._layout cimport aligned, ceil_div, imax, imin, index, real
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 cdef enum:
     PIECE_BYTES = 32 * 1024

@@ -28,6 +28,14 @@ cdef extern from *:
     #else
     enum { fc_has_openmp = 0 };
     #endif
+    #ifdef FC_OWN_POOL
+    enum { fc_has_pool = 1 };
+    static fc_parallel_function fc_pool(void) { return fc_parallel; }
+    #else
+    enum { fc_has_pool = 0 };
+    static fc_parallel_function fc_pool(void) { return NULL; }
+    static void fc_forget_threads(void) {}
+    #endif
     /* Large blocks start on a huge page and ask for huge pages: 512 times fewer page faults and TLB entries. */
     static void *fc_aligned_block(size_t nbytes) {
         const size_t huge = (size_t)2 << 20, align = nbytes >= huge ? huge : 64;
@@ -40,6 +48,9 @@ cdef extern from *:
     }
     """
     const bint fc_has_openmp
+    const bint fc_has_pool
+    fc_parallel_function fc_pool() nogil
+    void fc_forget_threads() nogil
     void* fc_aligned_block(size_t nbytes) nogil
 
 
@@ -51,12 +62,20 @@ cdef int _threads = 1
 cdef bint _forked = False
 
 
+cdef fc_parallel_function pool() noexcept:
+    """The process's pool of threads, NULL where the loops are an OpenMP runtime's."""
+    return fc_pool()
+
+
+fc_use_pool(pool())
+
+
 cdef const fc_isa* active_isa() noexcept nogil:
     return fc_active()
 
 
 cdef int thread_count(double flops, Py_ssize_t items) noexcept nogil:
-    """Threads for a loop of `items` independent pieces. One in a forked child: OpenMP's workers do not survive fork, and waiting for them would hang."""
+    """Threads for a loop of `items` independent pieces."""
     if _threads == 1 or _forked or flops < SERIAL_FLOPS or items < 2:
         return 1
     return _threads if items > _threads else <int>items
@@ -178,12 +197,15 @@ def threads() -> int:
 
 
 def after_fork_in_child() -> None:
+    """Our own pool starts its threads again when they are needed; an OpenMP runtime's do not survive fork, and waiting for them would hang."""
     global _forked
-    _forked = True
+    fc_forget_threads()
+    _forked = not fc_has_pool
 
 
-def has_openmp() -> bool:
-    return bool(fc_has_openmp)
+def loops() -> str:
+    """What runs the parallel loops."""
+    return "own threads" if fc_has_pool else "OpenMP" if fc_has_openmp else "serial (a build without OpenMP)"
 
 
 def compiler() -> str:

@@ -15,9 +15,10 @@ from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
-from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, release, reserve, thread_count
+from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, reserve, thread_count
 
 cnp.import_array()
+fc_use_pool(pool())
 
 cdef enum:
     FREQUENCIES = 36

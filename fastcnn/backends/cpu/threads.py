@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -29,22 +27,3 @@ def default_threads() -> int:
         return int(setting)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, math.ceil(cgroup_cpus())) if math.isfinite(cgroup_cpus()) else allowed)
-
-
-@contextlib.contextmanager
-def brief_spinning() -> Iterator[None]:
-    """While libgomp is loaded inside, tell it to let a waiting thread spin for about 0.1 ms instead of 4 ms before it sleeps.
-
-    Its default suits a machine of one's own. Where another process wants the CPU, a thread that spins at the end of a loop keeps the partner it waits
-    for from running: with one of two CPUs busy elsewhere a 0.1 ms convolution took 22 ms in the mean, and 3 ms this way. Left alone, a training
-    step of small layers is as fast (2.2 against 2.6 ms median): the workers still spin from one call to the next. A setting of the user's own is
-    respected.
-    """
-    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = "10000"  # read once, when the library is loaded
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
