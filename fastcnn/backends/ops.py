@@ -6,7 +6,8 @@ meant. A backend never modifies its inputs, returns fresh arrays of the input's 
 
 Letters as in fastcnn/shapes.py. Convolution padding is ((PT, PB), (PL, PR)); pool padding is (PH, PW). * stands for any number of axes.
 
-Losses see a matrix: input (M, C) with target (M,) int64 or (M, C). The result is (M,) for reduction 'none', else a 0-d array or scalar;
+Losses see a matrix: input (M, C) with target (M,) int64 or (M, C). Class numbers are checked by the backend, where they are read anyway: ValueError
+for one that is neither in 0 to C - 1 nor ignore_index (fastcnn/backends/targets.py). The result is (M,) for reduction 'none', else a 0-d array or scalar;
 their grad_output is an (M,) array or a Python float likewise. The element-wise losses are the same with any shape * in place of (M,).
 """
 
