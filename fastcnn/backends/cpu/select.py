@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .. import reference
 from ..ops import OPS
-from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _planes, _pool, _runtime, _softmax, _winograd
+from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _optim, _planes, _pool, _runtime, _softmax, _winograd
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
 # a small convolution takes less time than that.
@@ -245,6 +245,8 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("reference", reference.cross_entropy_backward),
     ],
 }
+for _op in ("sgd_update", "adagrad_update", "rmsprop_update", "adam_update"):
+    IMPLEMENTATIONS[_op] = [Impl("one_pass", getattr(_optim, _op))]
 for _op in ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh"):
     IMPLEMENTATIONS[_op] = [Impl("vector", getattr(_eltwise, _op))]
     IMPLEMENTATIONS[f"{_op}_backward"] = [Impl("vector", getattr(_eltwise, f"{_op}_backward"))]
