@@ -152,6 +152,25 @@ def test_optimizer_gives_the_same_bits_at_every_thread_count(name):
         assert_same_bits(result, results[0])
 
 
+def test_the_compiled_update_refuses_arrays_that_do_not_fit():
+    cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
+    options = (1e-3, 0.9, 0.0, 0.0, False, False)
+    for param, grad, buffer, message in [
+        (np.ones(3), np.ones(4), np.ones(3), "operand 1 of parameter 0 must be like it: float64"),
+        (np.ones(3), np.ones(3, np.float32), np.ones(3), "operand 1 of parameter 0 must be like it"),
+        (np.ones(3), np.ones(3), np.ones((3, 1)), "operand 2 of parameter 0 must be like it"),
+        (np.broadcast_to(1.0, 3), np.ones(3), np.ones(3), "operand 0 of parameter 0 is read-only"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cpu.sgd_update([param], [grad], [buffer], [1], *options)
+    with pytest.raises(ValueError, match="2 parameters but a list of 1"):
+        cpu.sgd_update([np.ones(3)] * 2, [np.ones(3)], None, [1, 1], *options)
+    with pytest.raises(ValueError, match="1 parameters but 2 steps"):
+        cpu.sgd_update([np.ones(3)], [np.ones(3)], None, [1, 1], *options)
+    with pytest.raises(TypeError, match="parameter 0 must be float32 or float64, got int64"):
+        cpu.sgd_update([np.ones(3, np.int64)], [np.ones(3, np.int64)], None, [1], *options)
+
+
 def test_parameters_that_share_memory_are_updated_one_after_another():
     before = fastcnn.get_num_threads()
     fastcnn.set_num_threads(4)

@@ -148,9 +148,9 @@ _op("interpolate", "input output_size mode align_corners scales",
     "r = 1/scales if given, else size/out")
 _op("interpolate_backward", "grad_output input_shape mode align_corners scales", "(N,C,OH,OW) -> (N,C,H,W)", "the transpose of interpolate")
 
-# Optimizer updates, in place: params, grads and each list of states hold one array per parameter, of the same shape and dtype, of any strides each (the dtypes of
-# different parameters may differ); an absent state is None instead of a list. steps[i] counts parameter i's updates, this one included. Formulas per element,
-# g = (-grad if maximize else grad) + weight_decay*param. Nothing is returned.
+# Optimizer updates, in place: params, grads and each list of states hold one array per parameter, of the same shape and dtype and of any strides each
+# (different parameters may differ in dtype); an absent state is None instead of a list. steps[i] counts parameter i's updates, this one included.
+# Formulas per element, with g = (-grad if maximize else grad) + weight_decay*param. Nothing is returned.
 _op("sgd_update", "params grads momentum_buffers steps lr momentum dampening weight_decay nesterov maximize",
     "[*], [*] [, [*]] -> params, momentum_buffers",
     "without buffers u = g; else b = momentum*b + (1 - dampening)*g, b = g at step 1, and u = b, or g + momentum*b if nesterov; param -= lr*u")
