@@ -71,6 +71,18 @@ enum fc_eltwise_op {
                             const T *k2, const T *k3, fc_index rows, fc_index cols, T *out, T *sum);                                        \
         void (*eltwise)(int op, const T *x, T *out, fc_index n, T a, T b);                                                                 \
         void (*eltwise_backward)(int op, const T *grad, const T *x, T *out, fc_index n, T a, T b);                                         \
+        void (*softmax_rows)(int logarithm, const T *x, fc_index rows, fc_index C, T *out);                                                \
+        void (*softmax_rows_backward)(int logarithm, const T *grad, const T *y, fc_index rows, fc_index C, T *out);                        \
+        void (*softmax_columns)(int logarithm, const T *x, fc_index C, fc_index stride, fc_index n, T *out);                               \
+        void (*softmax_columns_backward)(int logarithm, const T *grad, const T *y, fc_index C, fc_index stride, fc_index n, T *out);       \
+        void (*cross_entropy_rows)(const T *x, const int64_t *target, const T *weight, int64_t ignore_index, double smoothing, fc_index    \
+                                   rows, fc_index C, double *loss);                                                                        \
+        void (*cross_entropy_rows_backward)(const T *grad, fc_index grad_step, const T *x, const int64_t *target, const T *weight,         \
+                                            double weights, int64_t ignore_index, double smoothing, fc_index rows, fc_index C, T *out);    \
+        void (*sgd)(T *p, const T *grad, T *buffer, fc_index n, const T *k, int first, int nesterov);                                      \
+        void (*adam)(T *p, const T *grad, T *mean, T *square, T *largest, fc_index n, const T *k);                                         \
+        void (*rmsprop)(T *p, const T *grad, T *square, T *mean, T *buffer, fc_index n, const T *k);                                       \
+        void (*adagrad)(T *p, const T *grad, T *sum, fc_index n, const T *k);                                                              \
         double (*fma_probe)(fc_index iterations, T *out); /* returns the floating-point operations done; see bench roofline */             \
     } NAME;
 

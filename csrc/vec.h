@@ -46,6 +46,24 @@ static inline void FC_FN(store_n)(real *p, vec v, int n) {
 static inline __attribute__((always_inline)) vec FC_FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline __attribute__((always_inline)) ivec FC_FN(select_i)(ivec mask, ivec yes, ivec no) { return (yes & mask) | (no & ~mask); }
 
+/* Correctly rounded, as IEEE demands. */
+#if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
+static inline vec FC_FN(sqrt)(vec v) { return (vec)_mm512_sqrt_ps((__m512)v); }
+#elif defined(__AVX512F__) && FC_VBYTES == 64
+static inline vec FC_FN(sqrt)(vec v) { return (vec)_mm512_sqrt_pd((__m512d)v); }
+#elif defined(__AVX2__) && FC_VBYTES == 32 && FC_REAL_BYTES == 4
+static inline vec FC_FN(sqrt)(vec v) { return (vec)_mm256_sqrt_ps((__m256)v); }
+#elif defined(__AVX2__) && FC_VBYTES == 32
+static inline vec FC_FN(sqrt)(vec v) { return (vec)_mm256_sqrt_pd((__m256d)v); }
+#else
+static inline vec FC_FN(sqrt)(vec v) {
+    real lane[FC_VBYTES / FC_REAL_BYTES];
+    FC_FN(store)(lane, v);
+    for (int i = 0; i < L; i++) lane[i] = FC_REAL_BYTES == 4 ? (real)sqrtf((float)lane[i]) : (real)sqrt((double)lane[i]);
+    return FC_FN(load)(lane);
+}
+#endif
+
 /* Lanes added one after another, in double. */
 static inline double FC_FN(lane_sum)(vec v) {
     double total = 0;

@@ -1,4 +1,4 @@
-"""Optimizers against torch's over many steps, packing and splitting of parameters, state, errors."""
+"""Optimizers against torch's over many steps and against the reference's formulas; memory layouts, instruction sets, threads, state, errors."""
 
 import copy
 import pickle
@@ -6,8 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
+import fastcnn
+from fastcnn import backend as backends
 from fastcnn.nn.parameter import Parameter
-from fastcnn.optim import SGD, Adagrad, Adam, AdamW, RMSprop, blocks
+from fastcnn.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
 KINDS = {"SGD": SGD, "Adagrad": Adagrad, "RMSprop": RMSprop, "Adam": Adam, "AdamW": AdamW}
 CASES = {
@@ -31,7 +33,7 @@ CASES = {
     "adamw": ("AdamW", {}),
     "adamw_options": ("AdamW", {"lr": 0.03, "betas": (0.7, 0.9), "weight_decay": 0.3, "amsgrad": True}),
 }
-# Small ones that share a block, one that is split, one between that cannot join either side, a scalar, an empty one.
+# Small ones, one of several pieces, a scalar, an empty one.
 SHAPES = [(3, 2), (5,), (), (0, 4), (130, 300), (7,), (2, 3, 3, 3)]
 
 
@@ -39,9 +41,8 @@ def gradients(rng, shapes, dtype):
     return [rng.normal(size=shape).astype(dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("name", CASES)
-def test_optimizer_agrees_with_torch(name, dtype):
+def test_optimizer_agrees_with_torch(name, dtype, backend):
     torch = pytest.importorskip("torch")
     kind, options = CASES[name]
     rng = np.random.default_rng(0)
@@ -61,26 +62,126 @@ def test_optimizer_agrees_with_torch(name, dtype):
         np.testing.assert_allclose(our.data, their.detach().numpy(), rtol=tolerance, atol=tolerance)
 
 
+def contiguous(array):
+    return array.copy(order="C")
+
+
+def column_major(array):
+    return array.copy(order="F")
+
+
+def permuted(array):
+    """The same values with the last axes first in memory, as weights stored (O, KH, KW, C)."""
+    return np.ascontiguousarray(np.moveaxis(array, 1, -1)).transpose(0, array.ndim - 1, *range(1, array.ndim - 1)) if array.ndim > 1 else array
+
+
+def with_gaps(array):
+    return np.repeat(array, 2, axis=0)[::2] if array.ndim else array
+
+
+def backwards(array):
+    return np.flip(array).copy()[(slice(None, None, -1),) * array.ndim]
+
+
+def misaligned(array):
+    """Elements one byte off, as fields of packed records are."""
+    records = np.zeros(array.shape, np.dtype([("pad", "u1"), ("value", array.dtype)]))
+    records["value"] = array
+    return records["value"]
+
+
+LAYOUTS = {f.__name__: f for f in (contiguous, column_major, permuted, with_gaps, backwards, misaligned)}
+ODD_SHAPES = [(4, 3, 3, 2), (9,), (33, 5), (2,), (), (1, 1, 7, 1), (70, 9, 3, 3), (4097,), (0, 3)]
+
+
+def train(kind, options, dtype, layout=contiguous, grad_layout=contiguous, shapes=ODD_SHAPES, steps=3):
+    rng = np.random.default_rng(1)
+    params = [Parameter(layout(array)) for array in gradients(rng, shapes, dtype)]
+    optimizer = KINDS[kind](params, **options)
+    for _ in range(steps):
+        for param, grad in zip(params, gradients(rng, shapes, dtype), strict=True):
+            param.grad = grad_layout(grad)
+        optimizer.step()
+    states = [value for key, value in optimizer.state_dict().items() if "." in key]
+    return [param.data.copy() for param in params] + states
+
+
+def assert_same_bits(result, expected):
+    for array, other in zip(result, expected, strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_optimizer_gives_the_same_bits_packed_split_or_strided(name, monkeypatch):
+def test_optimizer_gives_the_same_bits_in_every_memory_layout(name, dtype, backend):
     kind, options = CASES[name]
+    expected = train(kind, options, dtype)
+    for layout in LAYOUTS.values():
+        assert_same_bits(train(kind, options, dtype, layout), expected)
+        assert_same_bits(train(kind, options, dtype, contiguous, layout), expected)
+        assert_same_bits(train(kind, options, dtype, permuted, layout), expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_instruction_set_agrees_with_the_reference(name, dtype):
+    cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
+    kind, options = CASES[name]
+    with backends.use_backend("reference"):
+        expected = train(kind, options, dtype)
+    tolerance = 2e-6 if dtype == np.float32 else 1e-13
+    before = cpu.isa()
+    with backends.use_backend("cpu"):
+        for isa in cpu.available_isas():
+            cpu.set_isa(isa)
+            result = train(kind, options, dtype)
+            cpu.set_isa(before)
+            for array, other in zip(result, expected, strict=True):
+                assert array.dtype == other.dtype
+                np.testing.assert_allclose(array, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_optimizer_gives_the_same_bits_at_every_thread_count(name):
+    kind, options = CASES[name]
+    before = fastcnn.get_num_threads()
     results = []
-    for block, layout in [(1 << 14, "c"), (1 << 30, "c"), (1, "c"), (64, "c"), (64, "channels_last"), (64, "strided_grad")]:
-        monkeypatch.setattr(blocks, "BLOCK", block)
-        rng = np.random.default_rng(1)
-        shapes = [(4, 3, 3, 2), (9,), (33, 5), (2,)]
-        params = [Parameter(array) for array in gradients(rng, shapes, np.float32)]
-        if layout == "channels_last":
-            params[0].data = np.ascontiguousarray(params[0].data.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-        optimizer = KINDS[kind](params, **options)
-        for _ in range(3):
-            for param, grad in zip(params, gradients(rng, shapes, np.float32), strict=True):
-                param.grad = np.repeat(grad, 2, axis=0)[::2] if layout == "strided_grad" else grad
-            optimizer.step()
-        results.append([param.data.copy() for param in params])
+    for threads in (1, 2, 3, 7):
+        fastcnn.set_num_threads(threads)
+        results.append(train(kind, options, np.float32, contiguous, permuted, [(300, 200), (3,), (50, 40, 3, 3), (5000,)], steps=2))
+    fastcnn.set_num_threads(before)
     for result in results[1:]:
-        for array, expected in zip(result, results[0], strict=True):
-            np.testing.assert_array_equal(array, expected)
+        assert_same_bits(result, results[0])
+
+
+def test_the_compiled_update_refuses_arrays_that_do_not_fit():
+    cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
+    options = (1e-3, 0.9, 0.0, 0.0, False, False)
+    for param, grad, buffer, message in [
+        (np.ones(3), np.ones(4), np.ones(3), "operand 1 of parameter 0 must be like it: float64"),
+        (np.ones(3), np.ones(3, np.float32), np.ones(3), "operand 1 of parameter 0 must be like it"),
+        (np.ones(3), np.ones(3), np.ones((3, 1)), "operand 2 of parameter 0 must be like it"),
+        (np.broadcast_to(1.0, 3), np.ones(3), np.ones(3), "operand 0 of parameter 0 is read-only"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cpu.sgd_update([param], [grad], [buffer], [1], *options)
+    with pytest.raises(ValueError, match="2 parameters but a list of 1"):
+        cpu.sgd_update([np.ones(3)] * 2, [np.ones(3)], None, [1, 1], *options)
+    with pytest.raises(ValueError, match="1 parameters but 2 steps"):
+        cpu.sgd_update([np.ones(3)], [np.ones(3)], None, [1, 1], *options)
+    with pytest.raises(TypeError, match="parameter 0 must be float32 or float64, got int64"):
+        cpu.sgd_update([np.ones(3, np.int64)], [np.ones(3, np.int64)], None, [1], *options)
+
+
+def test_parameters_that_share_memory_are_updated_one_after_another():
+    before = fastcnn.get_num_threads()
+    fastcnn.set_num_threads(4)
+    shared = np.zeros(200_000, np.float32)
+    params = [Parameter(shared), Parameter(shared[::-1])]
+    optimizer = SGD(params, lr=0.5)
+    for param in params:
+        param.grad = np.ones(param.shape, np.float32)
+    optimizer.step()
+    fastcnn.set_num_threads(before)
+    assert (shared == -1).all()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -187,7 +288,7 @@ def test_adam_first_step_is_lr_whatever_the_gradient():
     np.testing.assert_allclose(param.data, [-0.01, 0.01, -0.01], rtol=1e-12)
 
 
-def test_adam_propagates_nan():
+def test_adam_propagates_nan(backend):
     param = Parameter(np.zeros(3))
     param.grad = np.array([1.0, np.nan, 1.0])
     Adam([param]).step()

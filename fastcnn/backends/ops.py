@@ -3,10 +3,12 @@
 Backends are called by fastcnn.functional only, which has validated everything: arrays are float32 or float64 in native byte order, aligned, of
 any strides that are multiples of the element size, all of one dtype; options are Python ints, floats, bools and strings, tuples of ints where a pair is
 meant. A backend never modifies its inputs, returns fresh arrays of the input's dtype in any memory order, and accepts N = 0.
+The optimizers' updates are the exception: fastcnn.optim calls them, with lists of arrays, and they change parameters and states in place.
 
 Letters as in fastcnn/shapes.py. Convolution padding is ((PT, PB), (PL, PR)); pool padding is (PH, PW). * stands for any number of axes.
 
-Losses see a matrix: input (M, C) with target (M,) int64 or (M, C). The result is (M,) for reduction 'none', else a 0-d array or scalar;
+Losses see a matrix: input (M, C) with target (M,) int64 or (M, C). Class numbers are checked by the backend, where they are read anyway: ValueError
+for one that is neither in 0 to C - 1 nor ignore_index (fastcnn/backends/targets.py). The result is (M,) for reduction 'none', else a 0-d array or scalar;
 their grad_output is an (M,) array or a Python float likewise. The element-wise losses are the same with any shape * in place of (M,).
 """
 
@@ -145,3 +147,20 @@ _op("interpolate", "input output_size mode align_corners scales",
     "nearest: input[floor(o*r)]; bilinear: the two neighbours of (o + 0.5)*r - 0.5 (>= 0), or of o*(size - 1)/(out - 1) with align_corners; "
     "r = 1/scales if given, else size/out")
 _op("interpolate_backward", "grad_output input_shape mode align_corners scales", "(N,C,OH,OW) -> (N,C,H,W)", "the transpose of interpolate")
+
+# Optimizer updates, in place: params, grads and each list of states hold one array per parameter, of the same shape and dtype and of any strides each
+# (different parameters may differ in dtype); an absent state is None instead of a list. steps[i] counts parameter i's updates, this one included.
+# Formulas per element, with g = (-grad if maximize else grad) + weight_decay*param. Nothing is returned.
+_op("sgd_update", "params grads momentum_buffers steps lr momentum dampening weight_decay nesterov maximize",
+    "[*], [*] [, [*]] -> params, momentum_buffers",
+    "without buffers u = g; else b = momentum*b + (1 - dampening)*g, b = g at step 1, and u = b, or g + momentum*b if nesterov; param -= lr*u")
+_op("adagrad_update", "params grads sums steps lr lr_decay eps weight_decay maximize",
+    "[*], [*], [*] -> params, sums", "s += g^2; param -= lr/(1 + (step - 1)*lr_decay) * g/(sqrt(s) + eps)")
+_op("rmsprop_update", "params grads square_avgs grad_avgs momentum_buffers lr alpha eps momentum weight_decay maximize",
+    "[*], [*], [*] [, [*]] [, [*]] -> params, square_avgs, grad_avgs, momentum_buffers",
+    "v = alpha*v + (1 - alpha)*g^2, u = g/(sqrt(v) + eps), with grad_avgs a += (1 - alpha)*(g - a) and sqrt(v - a^2); "
+    "with momentum_buffers b = momentum*b + u and u = b; param -= lr*u")
+_op("adam_update", "params grads exp_avgs exp_avg_sqs max_exp_avg_sqs steps lr beta1 beta2 eps weight_decay decoupled maximize",
+    "[*], [*], [*], [*] [, [*]] -> params, exp_avgs, exp_avg_sqs, max_exp_avg_sqs",
+    "m += (1 - beta1)*(g - m), v = beta2*v + (1 - beta2)*g^2, with max_exp_avg_sqs v = the largest so far; "
+    "param -= lr/(1 - beta1^step) * m/(sqrt(v/(1 - beta2^step)) + eps); decoupled: no weight decay in g, but param *= 1 - lr*weight_decay first")

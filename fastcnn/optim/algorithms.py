@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
 
+from fastcnn.backend import current
 from fastcnn.nn.parameter import Parameter
 from fastcnn.optim.optimizer import Optimizer
+
+Arrays = list[np.ndarray]
 
 
 class SGD(Optimizer):
@@ -39,24 +41,10 @@ class SGD(Optimizer):
     def _all_states(self) -> tuple[str, ...]:
         return ("momentum_buffer",)
 
-    def _update(self, step: int, grad: np.ndarray, update: np.ndarray, *states: np.ndarray) -> None:
-        if not self.momentum:
-            np.multiply(grad, self.lr, out=update)
-            return
-        (buffer,) = states
-        if step == 1:
-            buffer[...] = grad
-        else:
-            np.multiply(buffer, self.momentum, out=buffer)
-            if self.dampening:
-                grad = np.multiply(grad, 1 - self.dampening, out=update)
-            np.add(buffer, grad, out=buffer)
-        if self.nesterov:
-            np.multiply(buffer, self.momentum, out=update)
-            np.add(update, grad, out=update)
-            np.multiply(update, self.lr, out=update)
-        else:
-            np.multiply(buffer, self.lr, out=update)
+    def _update(self, params: Arrays, grads: Arrays, steps: list[int], states: dict[str, Arrays]) -> None:
+        current().sgd_update(
+            params, grads, states.get("momentum_buffer"), steps, self.lr, self.momentum, self.dampening, self.weight_decay, self.nesterov, self.maximize
+        )
 
 
 class Adagrad(Optimizer):
@@ -85,29 +73,8 @@ class Adagrad(Optimizer):
     def _initial_state(self, name: str) -> float:
         return self.initial_accumulator_value
 
-    def _update(self, step: int, grad: np.ndarray, update: np.ndarray, *states: np.ndarray) -> None:
-        (total,) = states
-        np.multiply(grad, grad, out=update)
-        np.add(total, update, out=total)
-        np.sqrt(total, out=update)
-        np.add(update, self.eps, out=update)
-        np.divide(grad, update, out=update)
-        np.multiply(update, self.lr / (1 + (step - 1) * self.lr_decay), out=update)
-
-
-def _decay_average(average: np.ndarray, rate: float, value: np.ndarray, scratch: np.ndarray) -> None:
-    """average += (1 - rate) * (value - average)."""
-    np.subtract(value, average, out=scratch)
-    np.multiply(scratch, 1 - rate, out=scratch)
-    np.add(average, scratch, out=average)
-
-
-def _decay_square(average: np.ndarray, rate: float, value: np.ndarray, scratch: np.ndarray) -> None:
-    """average = rate * average + (1 - rate) * value^2."""
-    np.multiply(average, rate, out=average)
-    np.multiply(value, value, out=scratch)
-    np.multiply(scratch, 1 - rate, out=scratch)
-    np.add(average, scratch, out=average)
+    def _update(self, params: Arrays, grads: Arrays, steps: list[int], states: dict[str, Arrays]) -> None:
+        current().adagrad_update(params, grads, states["sum"], steps, self.lr, self.lr_decay, self.eps, self.weight_decay, self.maximize)
 
 
 class RMSprop(Optimizer):
@@ -140,25 +107,11 @@ class RMSprop(Optimizer):
     def _all_states(self) -> tuple[str, ...]:
         return ("square_avg", "grad_avg", "momentum_buffer")
 
-    def _update(self, step: int, grad: np.ndarray, update: np.ndarray, *states: np.ndarray) -> None:
-        square = states[0]
-        _decay_square(square, self.alpha, grad, update)
-        if self.centered:
-            _decay_average(states[1], self.alpha, grad, update)
-            np.multiply(states[1], states[1], out=update)
-            np.subtract(square, update, out=update)
-            np.sqrt(update, out=update)
-        else:
-            np.sqrt(square, out=update)
-        np.add(update, self.eps, out=update)
-        np.divide(grad, update, out=update)
-        if self.momentum:
-            buffer = states[-1]
-            np.multiply(buffer, self.momentum, out=buffer)
-            np.add(buffer, update, out=buffer)
-            np.multiply(buffer, self.lr, out=update)
-        else:
-            np.multiply(update, self.lr, out=update)
+    def _update(self, params: Arrays, grads: Arrays, steps: list[int], states: dict[str, Arrays]) -> None:
+        current().rmsprop_update(
+            params, grads, states["square_avg"], states.get("grad_avg"), states.get("momentum_buffer"),
+            self.lr, self.alpha, self.eps, self.momentum, self.weight_decay, self.maximize,
+        )  # fmt: skip
 
 
 class Adam(Optimizer):
@@ -168,6 +121,7 @@ class Adam(Optimizer):
     """
 
     options = ("betas", "eps", "amsgrad")
+    _decoupled = False  # weight decay as an L2 penalty, in the gradient; AdamW shrinks the parameters instead
 
     def __init__(
         self,
@@ -191,25 +145,17 @@ class Adam(Optimizer):
     def _all_states(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
-    def _update(self, step: int, grad: np.ndarray, update: np.ndarray, *states: np.ndarray) -> float | None:
-        (beta1, beta2), mean, square = self.betas, states[0], states[1]
-        _decay_average(mean, beta1, grad, update)
-        _decay_square(square, beta2, grad, update)
-        if self.amsgrad:
-            square = np.maximum(states[2], square, out=states[2])
-        # Both bias corrections are double-precision scalars, so the vectors are passed over no more often than without them.
-        np.sqrt(square, out=update)
-        np.divide(update, math.sqrt(1 - beta2**step), out=update)
-        np.add(update, self.eps, out=update)
-        np.divide(mean, update, out=update)
-        np.multiply(update, self.lr / (1 - beta1**step), out=update)
-        return None if self._decay_in_gradient or not self.weight_decay else 1 - self.lr * self.weight_decay
+    def _update(self, params: Arrays, grads: Arrays, steps: list[int], states: dict[str, Arrays]) -> None:
+        current().adam_update(
+            params, grads, states["exp_avg"], states["exp_avg_sq"], states.get("max_exp_avg_sq"), steps,
+            self.lr, *self.betas, self.eps, self.weight_decay, self._decoupled, self.maximize,
+        )  # fmt: skip
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay: p *= 1 - lr * weight_decay before the update (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
-    _decay_in_gradient = False
+    _decoupled = True
 
     def __init__(
         self,

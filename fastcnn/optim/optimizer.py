@@ -1,15 +1,13 @@
-"""Optimizer: what all optimizers share (options, state, the loop over blocks, saving)."""
+"""Optimizer: what all optimizers share (options, states, which parameters to update, saving). The arithmetic is the backend's: one call per step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fastcnn.nn.parameter import Parameter
-from fastcnn.optim.blocks import Block, Part, cut
 from fastcnn.shapes import ShapeError, by
 
 
@@ -40,15 +38,7 @@ class Optimizer:
         self._steps = [0] * len(self.params)
         self._shapes = [param.shape for param in self.params]
         self._dtypes = [param.dtype for param in self.params]
-        # The state of all parameters of one dtype lies in one vector, parameter after parameter, so that a block's state is one slice.
-        self._offsets, self._totals = [], dict.fromkeys(self._dtypes, 0)
-        for param in self.params:
-            self._offsets.append(self._totals[param.dtype])
-            self._totals[param.dtype] += param.size
-        self._states: dict[tuple[str, np.dtype], np.ndarray] = {}
-        self._blocks: list[Block] = []
-        self._blocks_of: list[tuple[int, np.ndarray]] = []  # the numbers and arrays that _blocks was cut for
-        self._flattened: np.ndarray | None = None
+        self._states: dict[str, list[np.ndarray]] = {}
 
     def _check(self, **options: float) -> None:
         for name, value in options.items():
@@ -75,95 +65,71 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        active = self._active()
-        if len(active) != len(self._blocks_of) or any(i != j or a is not b for (i, a), (j, b) in zip(active, self._blocks_of, strict=True)):
-            self._blocks, self._blocks_of = cut(active, self._offsets, self._steps), active
-        for index, _ in active:
+        active, arrays, grads = self._active()
+        if not active:
+            return
+        for index in active:
             self._steps[index] += 1
-        names = self._state_names()
-        for block in self._blocks:
-            grad = self._gather(block)
-            step = self._steps[block.pieces[0].part.index]
-            states = [self._state(name, block.dtype)[block.state] for name in names]
-            shrink = self._update(step, grad, block.update, *states)
-            for part, _, change in block.pieces:
-                if shrink is not None:
-                    np.multiply(part.data, shrink, out=part.data)
-                np.subtract(part.data, change, out=part.data)
-        self._flattened = None
+        steps, names = self._steps, self._state_names()
+        states = {name: self._state(name) for name in names}
+        if len(active) < len(self.params):
+            steps = [steps[index] for index in active]
+            states = {name: [state[index] for index in active] for name, state in states.items()}
+        self._update(arrays, grads, steps, states)
 
     def _state_names(self) -> tuple[str, ...]:
-        """The state vectors that _update takes under the present options."""
+        """The states that _update takes under the present options."""
         raise NotImplementedError
 
-    def _update(self, step: int, grad: np.ndarray, update: np.ndarray, *states: np.ndarray) -> float | None:
-        """Write what is to be subtracted from the parameters into update, changing the states in place; grad must not be changed.
-
-        step counts from 1. Returns a factor for the parameters, applied before the subtraction, or None.
-        """
+    def _update(self, params: list[np.ndarray], grads: list[np.ndarray], steps: list[int], states: dict[str, list[np.ndarray]]) -> None:
+        """Change the arrays of params and states in place. steps count from 1; an entry of states is missing if _state_names does not have it."""
         raise NotImplementedError
-
-    _decay_in_gradient = True  # weight decay as an L2 penalty; AdamW shrinks the parameters instead
 
     def _initial_state(self, name: str) -> float:
         return 0.0
 
-    def _state(self, name: str, dtype: np.dtype) -> np.ndarray:
-        state = self._states.get((name, dtype))
+    def _state(self, name: str) -> list[np.ndarray]:
+        """One state of every parameter, each laid out in memory as its parameter: an update then walks all of them in that order."""
+        state = self._states.get(name)
         if state is None:
-            state = self._states[name, dtype] = np.zeros(self._totals[dtype], dtype)
+            state = self._states[name] = [
+                np.zeros_like(param.data, dtype, shape=shape) for param, dtype, shape in zip(self.params, self._dtypes, self._shapes, strict=True)
+            ]
             if self._initial_state(name):
-                state.fill(self._initial_state(name))
+                for array in state:
+                    array.fill(self._initial_state(name))
         return state
 
-    def _active(self) -> list[tuple[int, np.ndarray]]:
-        """(number, data) of the parameters to update, their gradients checked."""
-        active = []
+    def _active(self) -> tuple[list[int], list[np.ndarray], list[np.ndarray]]:
+        """Numbers, arrays and gradients of the parameters to update, all checked."""
+        active, arrays, grads = [], [], []
         for index, param in enumerate(self.params):
             grad = param.grad
             if grad is None or not param.requires_grad:
                 continue
-            data = param.data
-            if data.dtype is not self._dtypes[index] and data.dtype != self._dtypes[index]:
-                raise TypeError(
-                    f"{type(self).__name__}: parameter {index} was {self._dtypes[index]} and is now {data.dtype}: "
-                    "convert a model before building its optimizer"
-                )
-            if not grad.shape == data.shape == self._shapes[index]:
-                raise ShapeError(
-                    f"{type(self).__name__}: parameter {index} was {by(self._shapes[index])} and is now {by(data.shape)}, "
-                    f"its gradient is {by(grad.shape)}"
-                )
-            if grad.dtype != data.dtype:
-                raise TypeError(f"{type(self).__name__}: parameter {index} is {data.dtype} but its gradient is {grad.dtype}")
-            active.append((index, data))
-        return active
+            data, dtype, shape = param.data, self._dtypes[index], self._shapes[index]
+            if not (type(grad) is np.ndarray and grad.dtype is dtype and data.dtype is dtype and grad.shape == shape and data.shape == shape):
+                grad = self._checked(index, data, grad)
+            active.append(index)
+            arrays.append(data)
+            grads.append(grad)
+        return active, arrays, grads
 
-    def _gather(self, block: Block) -> np.ndarray:
-        """The block's gradient as one vector: -grad if maximizing, plus weight_decay * parameter; a view where nothing is to be done."""
-        decay = self.weight_decay if self._decay_in_gradient else 0
-        for part, scratch, _ in block.pieces:
-            grad = self._grad(part)
-            if decay:
-                np.multiply(part.data, decay, out=scratch)
-                (np.subtract if self.maximize else np.add)(scratch, grad, out=scratch)
-            elif self.maximize:
-                np.negative(grad, out=scratch)
-            elif len(block.pieces) == 1 and grad.flags.c_contiguous:
-                return grad.reshape(-1)
-            else:
-                np.copyto(scratch, grad)
-        return block.grad
-
-    def _grad(self, part: Part) -> np.ndarray:
-        grad = self.params[part.index].grad
-        if part.key is None:
-            return grad
-        if part.flat and not grad.flags.c_contiguous:  # flattened once per step, not once per block
-            if part.key.start == 0:
-                self._flattened = grad.reshape(-1)
-            return self._flattened[part.key]
-        return (grad.reshape(-1) if part.flat else grad)[part.key]
+    def _checked(self, index: int, data: np.ndarray, grad: np.ndarray) -> np.ndarray:
+        """The gradient as a plain array, if it and the parameter are as they must be."""
+        if data.dtype != self._dtypes[index]:
+            raise TypeError(
+                f"{type(self).__name__}: parameter {index} was {self._dtypes[index]} and is now {data.dtype}: "
+                "convert a model before building its optimizer"
+            )
+        if not grad.shape == data.shape == self._shapes[index]:
+            raise ShapeError(
+                f"{type(self).__name__}: parameter {index} was {by(self._shapes[index])} and is now {by(data.shape)}, "
+                f"its gradient is {by(grad.shape)}"
+            )
+        if grad.dtype != data.dtype:
+            raise TypeError(f"{type(self).__name__}: parameter {index} is {data.dtype} but its gradient is {grad.dtype}")
+        return np.asarray(grad)
 
     def state_dict(self) -> dict[str, Any]:
         """Options as numbers (betas as an array), "step" and the states, copied, each in its parameter's shape."""
@@ -171,16 +137,9 @@ class Optimizer:
         result = {name: getattr(self, name) for name in names}
         result = {name: np.array(value) if isinstance(value, tuple) else value for name, value in result.items()}
         result["step"] = np.array(self._steps, np.int64)
-        for name, dtype in self._states:
-            for index in range(len(self.params)):
-                if self._dtypes[index] == dtype:
-                    result[f"{name}.{index}"] = self._state_of(name, index).copy()
+        for name, arrays in self._states.items():
+            result |= {f"{name}.{index}": array.copy() for index, array in enumerate(arrays)}
         return result
-
-    def _state_of(self, name: str, index: int) -> np.ndarray:
-        """View of one parameter's state, in its shape."""
-        offset, shape = self._offsets[index], self._shapes[index]
-        return self._state(name, self._dtypes[index])[offset : offset + math.prod(shape)].reshape(shape)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what state_dict gave for the same parameters; ValueError names every key that is missing, unknown or of another shape."""
@@ -203,17 +162,14 @@ class Optimizer:
             old, value = getattr(self, name), state_dict[name]
             setattr(self, name, tuple(float(v) for v in value) if isinstance(old, tuple) else bool(value) if isinstance(old, bool) else float(value))
         self._steps = [int(step) for step in np.atleast_1d(state_dict["step"])]
-        self._states, self._blocks_of = {}, []
+        self._states = {}
         for key, value in given.items():
-            self._state_of(*known[key])[...] = np.asarray(value)
+            name, index = known[key]
+            self._state(name)[index][...] = np.asarray(value)
 
     def _all_states(self) -> tuple[str, ...]:
         """Every state that some setting of the options uses."""
         return self._state_names()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle and deepcopy leave the blocks out: they hold views, which would become arrays of their own."""
-        return {**vars(self), "_blocks": [], "_blocks_of": []}
 
     def __repr__(self) -> str:
         names = ("lr", *self.options, "weight_decay")

@@ -38,6 +38,16 @@ cdef extern from "fastcnn.h" nogil:
         void (*column_grad)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, const float* k1, const float* k2, const float* k3, Py_ssize_t rows, Py_ssize_t cols, float* out, float* sum) noexcept nogil
         void (*eltwise)(int op, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
         void (*eltwise_backward)(int op, const float* grad, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
+        void (*softmax_rows)(int logarithm, const float* x, Py_ssize_t rows, Py_ssize_t C, float* out) noexcept nogil
+        void (*softmax_rows_backward)(int logarithm, const float* grad, const float* y, Py_ssize_t rows, Py_ssize_t C, float* out) noexcept nogil
+        void (*softmax_columns)(int logarithm, const float* x, Py_ssize_t C, Py_ssize_t stride, Py_ssize_t n, float* out) noexcept nogil
+        void (*softmax_columns_backward)(int logarithm, const float* grad, const float* y, Py_ssize_t C, Py_ssize_t stride, Py_ssize_t n, float* out) noexcept nogil
+        void (*cross_entropy_rows)(const float* x, const int64_t* target, const float* weight, int64_t ignore_index, double smoothing, Py_ssize_t rows, Py_ssize_t C, double* loss) noexcept nogil
+        void (*cross_entropy_rows_backward)(const float* grad, Py_ssize_t grad_step, const float* x, const int64_t* target, const float* weight, double weights, int64_t ignore_index, double smoothing, Py_ssize_t rows, Py_ssize_t C, float* out) noexcept nogil
+        void (*sgd)(float* p, const float* grad, float* buffer, Py_ssize_t n, const float* k, int first, int nesterov) noexcept nogil
+        void (*adam)(float* p, const float* grad, float* mean, float* square, float* largest, Py_ssize_t n, const float* k) noexcept nogil
+        void (*rmsprop)(float* p, const float* grad, float* square, float* mean, float* buffer, Py_ssize_t n, const float* k) noexcept nogil
+        void (*adagrad)(float* p, const float* grad, float* sum, Py_ssize_t n, const float* k) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, float* out) noexcept nogil
 
     ctypedef struct fc_kernels_f64:
@@ -74,6 +84,16 @@ cdef extern from "fastcnn.h" nogil:
         void (*column_grad)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, const double* k1, const double* k2, const double* k3, Py_ssize_t rows, Py_ssize_t cols, double* out, double* sum) noexcept nogil
         void (*eltwise)(int op, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
         void (*eltwise_backward)(int op, const double* grad, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
+        void (*softmax_rows)(int logarithm, const double* x, Py_ssize_t rows, Py_ssize_t C, double* out) noexcept nogil
+        void (*softmax_rows_backward)(int logarithm, const double* grad, const double* y, Py_ssize_t rows, Py_ssize_t C, double* out) noexcept nogil
+        void (*softmax_columns)(int logarithm, const double* x, Py_ssize_t C, Py_ssize_t stride, Py_ssize_t n, double* out) noexcept nogil
+        void (*softmax_columns_backward)(int logarithm, const double* grad, const double* y, Py_ssize_t C, Py_ssize_t stride, Py_ssize_t n, double* out) noexcept nogil
+        void (*cross_entropy_rows)(const double* x, const int64_t* target, const double* weight, int64_t ignore_index, double smoothing, Py_ssize_t rows, Py_ssize_t C, double* loss) noexcept nogil
+        void (*cross_entropy_rows_backward)(const double* grad, Py_ssize_t grad_step, const double* x, const int64_t* target, const double* weight, double weights, int64_t ignore_index, double smoothing, Py_ssize_t rows, Py_ssize_t C, double* out) noexcept nogil
+        void (*sgd)(double* p, const double* grad, double* buffer, Py_ssize_t n, const double* k, int first, int nesterov) noexcept nogil
+        void (*adam)(double* p, const double* grad, double* mean, double* square, double* largest, Py_ssize_t n, const double* k) noexcept nogil
+        void (*rmsprop)(double* p, const double* grad, double* square, double* mean, double* buffer, Py_ssize_t n, const double* k) noexcept nogil
+        void (*adagrad)(double* p, const double* grad, double* sum, Py_ssize_t n, const double* k) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, double* out) noexcept nogil
 
     ctypedef struct fc_winograd_kernels:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .. import reference
 from ..ops import OPS
-from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _planes, _pool, _runtime, _winograd
+from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _optim, _planes, _pool, _runtime, _softmax, _winograd
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
 # a small convolution takes less time than that.
@@ -169,6 +169,10 @@ def not_planes_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, st
     return None if partial <= 256 * 1024 else ("its partial gradient of {} bytes would not stay in L2", partial)
 
 
+def not_class_numbers(target: Any) -> Reason | None:
+    return None if target.ndim == 1 else ("needs class numbers as target, got probabilities",)
+
+
 def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int, out: Any = None) -> Any:
     rows, filters = len(input), len(weight)
     flat = None if out is None else out.reshape(rows, filters)
@@ -237,7 +241,21 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "adaptive_max_pool2d": [Impl("windows", _pool.adaptive_max_pool2d)],
     "batch_norm": [Impl("two_pass", _norm.batch_norm)],
     "batch_norm_backward": [Impl("three_constants", _norm.batch_norm_backward)],
+    "softmax": [Impl("lanes", _softmax.softmax)],
+    "softmax_backward": [Impl("lanes", _softmax.softmax_backward)],
+    "log_softmax": [Impl("lanes", _softmax.log_softmax)],
+    "log_softmax_backward": [Impl("lanes", _softmax.log_softmax_backward)],
+    "cross_entropy": [
+        Impl("lanes", _softmax.cross_entropy, lambda x, t, w, i, r, s: not_class_numbers(t)),
+        Impl("reference", reference.cross_entropy),
+    ],
+    "cross_entropy_backward": [
+        Impl("lanes", _softmax.cross_entropy_backward, lambda g, x, t, w, i, r, s: not_class_numbers(t)),
+        Impl("reference", reference.cross_entropy_backward),
+    ],
 }
+for _op in ("sgd_update", "adagrad_update", "rmsprop_update", "adam_update"):
+    IMPLEMENTATIONS[_op] = [Impl("one_pass", getattr(_optim, _op))]
 for _op in ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh"):
     IMPLEMENTATIONS[_op] = [Impl("vector", getattr(_eltwise, _op))]
     IMPLEMENTATIONS[f"{_op}_backward"] = [Impl("vector", getattr(_eltwise, f"{_op}_backward"))]

@@ -46,6 +46,7 @@ from .loss import (
     nll_loss_backward,
 )
 from .norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward, layer_norm, layer_norm_backward
+from .optim import adagrad_update, adam_update, rmsprop_update, sgd_update
 from .pool import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,

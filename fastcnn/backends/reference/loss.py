@@ -6,6 +6,7 @@ the plain mean. The mean of nothing is NaN.
 
 import numpy as np
 
+from ..targets import check_classes
 from .activation import log_softmax, sigmoid
 
 
@@ -29,8 +30,9 @@ def unreduce(grad_output, reduction, count, dtype):
         return np.divide(grad, count, dtype=dtype)
 
 
-def class_weights(dtype, target, weight, num_classes, ignore_index):
+def class_weights(op, dtype, target, weight, num_classes, ignore_index):
     """(M, C): weight of the target class in its column, 0 elsewhere and in ignored rows. And the sum of them all, the mean's divisor."""
+    check_classes(op, target, num_classes, ignore_index)
     rows = np.flatnonzero(target != ignore_index)
     table = np.zeros((len(target), num_classes), dtype)
     table[rows, target[rows]] = 1 if weight is None else weight[target[rows]]
@@ -44,18 +46,18 @@ def where_nonzero(table, values):
 
 def nll_loss(input, target, weight, ignore_index, reduction):
     """-weight[target]*input[target]; input holds log-probabilities."""
-    table, total_weight = class_weights(input.dtype, target, weight, input.shape[1], ignore_index)
+    table, total_weight = class_weights("nll_loss", input.dtype, target, weight, input.shape[1], ignore_index)
     return reduce(-where_nonzero(table, input).sum(axis=1), reduction, total_weight)
 
 
 def nll_loss_backward(grad_output, input, target, weight, ignore_index, reduction):
     """-weight[target] in the target's column."""
-    table, total_weight = class_weights(input.dtype, target, weight, input.shape[1], ignore_index)
+    table, total_weight = class_weights("nll_loss_backward", input.dtype, target, weight, input.shape[1], ignore_index)
     grad = np.broadcast_to(unreduce(grad_output, reduction, total_weight, input.dtype), target.shape)
     return where_nonzero(-table, grad[:, None])
 
 
-def target_distribution(input, target, weight, ignore_index, label_smoothing):
+def target_distribution(op, input, target, weight, ignore_index, label_smoothing):
     """(M, C) q*weight, so that cross-entropy is -sum(q*weight*log_softmax(input)), and the mean's divisor.
 
     Label smoothing mixes the target with the uniform distribution: q = (1 - s)*target + s/C; Szegedy et al. 2016 (arXiv:1512.00567).
@@ -64,7 +66,7 @@ def target_distribution(input, target, weight, ignore_index, label_smoothing):
     uniform = np.ones(C, input.dtype) if weight is None else weight
     if target.ndim == 2:
         return ((1 - label_smoothing) * target + label_smoothing / C) * uniform, M
-    table, total_weight = class_weights(input.dtype, target, weight, C, ignore_index)
+    table, total_weight = class_weights(op, input.dtype, target, weight, C, ignore_index)
     if label_smoothing:
         kept = (target != ignore_index)[:, None]
         table = (1 - label_smoothing) * table + (label_smoothing / C) * (uniform * kept)
@@ -73,7 +75,7 @@ def target_distribution(input, target, weight, ignore_index, label_smoothing):
 
 def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
     """-sum over classes of q*weight*log_softmax(input)."""
-    q, count = target_distribution(input, target, weight, ignore_index, label_smoothing)
+    q, count = target_distribution("cross_entropy", input, target, weight, ignore_index, label_smoothing)
     with np.errstate(invalid="ignore"):
         products = q * log_softmax(input, 1) if target.ndim == 2 else where_nonzero(q, log_softmax(input, 1))
     return reduce(-products.sum(axis=1), reduction, count)
@@ -81,7 +83,7 @@ def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothin
 
 def cross_entropy_backward(grad_output, input, target, weight, ignore_index, reduction, label_smoothing):
     """softmax(input)*sum(q*weight) - q*weight: probability minus target, when the weights are 1."""
-    q, count = target_distribution(input, target, weight, ignore_index, label_smoothing)
+    q, count = target_distribution("cross_entropy_backward", input, target, weight, ignore_index, label_smoothing)
     grad = np.broadcast_to(unreduce(grad_output, reduction, count, input.dtype), len(input))
     grad_input = np.exp(log_softmax(input, 1)) * q.sum(axis=1, keepdims=True) - q
     if target.ndim == 1:
