@@ -91,12 +91,12 @@ def both(size: int | Sequence[int]) -> tuple[int, int]:
 
 class NarrowRun(Segment):
     def __init__(
-        self, layers: Sequence[Layer], training: bool, stages: Sequence[Stage], lanes: _lanes.Lanes, shape: tuple, turn: int, memory: Memory, layout: Layout
+        self, layers: Sequence[Layer], training: bool, stages: Sequence[Stage], lanes: _lanes.Lanes, shape: tuple, region: str, memory: Memory, layout: Layout
     ) -> None:
         super().__init__(layers, training)
         self.stages, self.lanes, self.memory = list(stages), lanes, memory
         dtype = stages[0].convolution.weight.dtype
-        self.output = layout.buffer((shape[0], *stages[-1].output_shape), dtype, region=None if training else f"output {turn % 2}")
+        self.output = layout.buffer((shape[0], *stages[-1].output_shape), dtype, region=None if training else region)
         self.grad_input = layout.buffer(shape, dtype) if training and stages[0].convolution.layer.requires_input_grad else None
 
     def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:

@@ -13,6 +13,7 @@ from fastcnn.nn.parameter import FLOATS
 from fastcnn.plan import narrow, wide
 from fastcnn.plan.dense import Dense, Flat, Own
 from fastcnn.plan.memory import Layout, Memory
+from fastcnn.plan.paths import Sum
 from fastcnn.plan.plan import Plan
 from fastcnn.plan.segment import Layer, Segment
 from fastcnn.shapes import ShapeError
@@ -85,6 +86,8 @@ class Planner:
             if type(layer) is nn.Sequential:
                 stack += reversed([child for child in own.values() if isinstance(child, nn.Module)])
                 continue
+            if type(layer) is nn.Residual:
+                stack += [path for path in (layer.shortcut, layer.body) if path is not None]
             state += (id(layer), own.get("training", True), own.get("requires_input_grad", True), own.get("saves_for_backward"))
             for name in ("weight", "bias"):
                 parameter = own.get(name)
@@ -93,29 +96,45 @@ class Planner:
         return state
 
     def build(self, shape: tuple, dtype: np.dtype, training: bool, contiguous: bool = True) -> Plan:
-        layers, layout = list(chain(self.model)), Layout()
-        segments: list[Segment] = []
-        shapes: list[tuple | None] = []
-        batch, at, last = shape[0], 0, False  # last: the segment before hands on channels-last images
-        rest: tuple | None = shape[1:]  # of an image on its way; None once it is not known
-        while at < len(layers):
-            segment, taken, rest, last = self._segment(layers[at:], batch, rest, dtype, training, last, segments, layout)
-            segments.append(segment)
-            shapes.append(None if rest is None else (batch, *rest))
-            at += taken
+        layout = Layout()
+        segments, _, _ = self._chain(list(chain(self.model)), shape[0], shape[1:], dtype, training, False, "", layout)
         self.memory.bind(layout)
         x: np.ndarray | None = np.empty(shape, dtype)  # its format counts, not what it holds
         if not contiguous:
             x = np.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
-        for segment, output_shape in zip(segments, shapes, strict=True):
+        for segment in segments:
             if x is not None:
-                x = segment.prepare(x, output_shape)
+                x = segment.prepare(x, segment.planned_shape)
         return Plan(segments, shape, dtype, training, layout.places()[1])
 
+    def _chain(
+        self, layers: list[Layer], batch: int, rest: tuple | None, dtype: np.dtype, training: bool, last: bool, path: str, layout: Layout
+    ) -> tuple[list[Segment], tuple | None, bool]:
+        """Segments for these layers, the shape of an image behind them (None where it is not known), and whether it is channels-last there; `rest` and `last` say
+        the same of what comes in. `path` names the chain: its memory in inference is its own."""
+        segments: list[Segment] = []
+        at = 0
+        while at < len(layers):
+            segment, taken, rest, last = self._segment(layers[at:], batch, rest, dtype, training, last, segments, path, layout)
+            segment.planned_shape = None if rest is None else (batch, *rest)
+            segments.append(segment)
+            at += taken
+        return segments, rest, last
+
     def _segment(
-        self, layers: list[Layer], batch: int, rest: tuple | None, dtype: np.dtype, training: bool, last: bool, before: list[Segment], layout: Layout
+        self,
+        layers: list[Layer],
+        batch: int,
+        rest: tuple | None,
+        dtype: np.dtype,
+        training: bool,
+        last: bool,
+        before: list[Segment],
+        chain_path: str,
+        layout: Layout,
     ) -> tuple[Segment, int, tuple | None, bool]:
         """The next segment, how many layers it takes, the shape of an image behind it, and whether it is channels-last."""
+        region = f"{chain_path} output {len(before) % 2}"  # in inference outputs take turns: the input lies in the other one
         ours = []
         for path, layer in layers:
             if not apart(layer, training, dtype):
@@ -128,10 +147,12 @@ class Planner:
                 if not last and (run := self._run(ours, rest, batch, dtype)):
                     taken = sum(stage.taken for stage in run)
                     lanes = self._shared_lanes(ours[:taken], run, rest, dtype)
-                    return narrow.NarrowRun(ours[:taken], training, run, lanes, shape, len(before), self.memory, layout), taken, run[-1].output_shape, False
+                    return narrow.NarrowRun(ours[:taken], training, run, lanes, shape, region, self.memory, layout), taken, run[-1].output_shape, False
                 if covers(first, rest) and (training or not last):
                     return self._dense(ours, shape, training)
-                return self._block(ours, shape, training, before, layout)
+                return self._block(ours, shape, training, before, region, layout)
+            if type(first) is nn.Residual and (found := self._sum(ours, shape, dtype, training, last, region, layout)):
+                return found
             if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
                 flat = rest[0] * rest[1] * rest[2]
                 return Flat(ours[:1], shape, dtype, training, last, layout), 1, (flat,), False
@@ -163,16 +184,33 @@ class Planner:
             self._lanes[key] = _lanes.Lanes(dtype, shape, [stage.spec for stage in run])
         return self._lanes[key]
 
+    def _sum(
+        self, layers: list[Layer], shape: tuple, dtype: np.dtype, training: bool, last: bool, region: str, layout: Layout
+    ) -> tuple[Segment, int, tuple, bool] | None:
+        """A Residual with planned paths, and an activation behind it; None where the paths' shapes are not known or do not agree."""
+        path, residual = layers[0]
+        ends = []
+        for name, module in (("body", residual.body), ("shortcut", residual.shortcut)):
+            own = [] if module is None else list(chain(module, f"{path}.{name}" if path else name))
+            ends.append(self._chain(own, shape[0], shape[1:], dtype, training, last, f"{path}.{name}", layout))
+        (body, rest, body_last), (shortcut, other, _) = ends
+        if rest is None or rest != other:
+            return None
+        taken = 2 if len(layers) > 1 and narrow.slope_activation(layers[1][1]) else 1
+        body_last = body_last and len(rest) == 3
+        segment = Sum(layers[:taken], body, shortcut, (shape[0], *rest), dtype, training, body_last, region, layout)
+        return segment, taken, rest, body_last
+
     def _dense(self, layers: list[Layer], shape: tuple, training: bool) -> tuple[Segment, int, tuple, bool]:
         taken = 2 if len(layers) > 1 and narrow.slope_activation(layers[1][1]) else 1
         segment = Dense(layers[:taken], shape, training, self.memory)
         return segment, taken, segment.output_shape[1:], False
 
-    def _block(self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], layout: Layout) -> tuple[Segment, int, tuple, bool]:
+    def _block(self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], region: str, layout: Layout) -> tuple[Segment, int, tuple, bool]:
         block = wide.Block(layers, shape[1:])
         own = layers[: block.taken]
         if not training:
-            return wide.FoldedBlock(own, block, shape, len(before), layout), block.taken, block.output_shape, True
+            return wide.FoldedBlock(own, block, shape, region, layout), block.taken, block.output_shape, True
         borrow = bool(before) and before[-1].lends_output
         return wide.WideBlock(own, block, shape, True, borrow, self.memory, layout), block.taken, block.output_shape, True
 

@@ -32,6 +32,7 @@ class Segment:
     """
 
     lends_output = False
+    planned_shape: tuple[int, ...] | None = None  # of the output; None where it is not known before the layer has run
     owns_output = False  # whether each forward makes a fresh output
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:

@@ -152,14 +152,13 @@ class FoldedBlock(Segment):
     """The same in inference: batch normalisation folded into the weights, the activation in place, no memory but two buffers that blocks use in turns and
     one before a pooling."""
 
-    def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, turn: int, layout: Layout) -> None:
+    def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, region: str, layout: Layout) -> None:
         super().__init__(layers, False)
         self.block, self.convolution = block, block.convolution
         self.activation, self.slope = block.activation or (None, 0.0)
         dtype, batch = self.convolution.weight.dtype, shape[0]
-        output = f"output {turn % 2}"  # the input lies in the other one
-        self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True, region="before pooling" if block.pooled else output)
-        self.z = layout.buffer((batch, *block.output_shape), dtype, channels_last=True, region=output) if block.pooled else self.y
+        self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True, region="before pooling" if block.pooled else region)
+        self.z = layout.buffer((batch, *block.output_shape), dtype, channels_last=True, region=region) if block.pooled else self.y
         self.checksum: int | None = None
         self._fold()
 

@@ -1,0 +1,3 @@
+import numpy as np
+
+def add_act(a: np.ndarray, b: np.ndarray, out: np.ndarray, activation: str | None, slope: float) -> None: ...
