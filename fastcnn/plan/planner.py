@@ -110,8 +110,8 @@ class Planner:
     def _chain(
         self, layers: list[Layer], batch: int, rest: tuple | None, dtype: np.dtype, training: bool, last: bool, path: str, layout: Layout
     ) -> tuple[list[Segment], tuple | None, bool]:
-        """Segments for these layers, the shape of an image behind them (None where it is not known), and whether it is channels-last there; `rest` and `last` say
-        the same of what comes in. `path` names the chain: its memory in inference is its own."""
+        """Segments for these layers, the shape of an image behind them (None where it is not known), and whether it is channels-last there; `rest` and `last`
+        say the same of what comes in. `path` names the chain: its memory in inference is its own."""
         segments: list[Segment] = []
         at = 0
         while at < len(layers):
