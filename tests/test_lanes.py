@@ -155,9 +155,14 @@ CASES = {
     "gaps that end with a window": ((2, 10, 10), [(conv(4, (3, 3)), RELU, False, ("max", (2, 1), (3, 2)))]),
     "gaps between averages": ((2, 12, 13), [(conv(4, (3, 3)), LEAKY, True, ("avg", (2, 2), (3, 4)))]),
     "window over all rows": ((2, 6, 7), [(conv(4, (3, 3)), RELU, True, ("max", (4, 5), (1, 1)))]),
-    "asymmetric padding": ((3, 7, 8), [(conv(4, (4, 2), padding=((1, 2), (0, 3))), RELU, True, None), (conv(5, (2, 4), padding=((0, 1), (2, 1))), RELU, True, None)]),
+    "asymmetric padding": (
+        (3, 7, 8), [(conv(4, (4, 2), padding=((1, 2), (0, 3))), RELU, True, None), (conv(5, (2, 4), padding=((0, 1), (2, 1))), RELU, True, None)],
+    ),
     "strides": ((3, 13, 12), [(conv(4, (3, 3), (2, 1), same((3, 3))), RELU, True, None), (conv(4, (3, 5), (1, 3), same((3, 5))), None, False, None)]),
-    "dilation": ((2, 13, 15), [(conv(4, (3, 3), (1, 1), ((2, 2), (3, 3)), (2, 3)), RELU, True, None), (conv(3, (2, 3), (2, 2), ((0, 0), (0, 1)), (3, 1)), None, False, MAX)]),
+    "dilation": (
+        (2, 13, 15),
+        [(conv(4, (3, 3), (1, 1), ((2, 2), (3, 3)), (2, 3)), RELU, True, None), (conv(3, (2, 3), (2, 2), ((0, 0), (0, 1)), (3, 1)), None, False, MAX)],
+    ),
     "rows nobody reads": ((2, 9, 10), [(conv(3, (2, 2), (3, 4)), None, False, None)]),
     "padding beyond the kernel": ((2, 3, 3), [(conv(3, (2, 2), (1, 1), ((3, 2), (2, 4))), RELU, True, None)]),
     "17x17": ((1, 20, 19), [(conv(2, (17, 17), padding=((8, 8), (8, 8))), RELU, True, MAX)]),
@@ -179,7 +184,8 @@ def test_a_run_agrees_with_its_layers(case, isa, dtype, rng):
 @pytest.mark.parametrize("kernel", range(1, 8))
 @pytest.mark.parametrize("width", [1, 2, 6, 7, 17, 33])
 def test_every_kernel_and_row_length_agrees(kernel, width, isa, dtype, rng):
-    stages = [(conv(3, (2, kernel), padding=((0, 1), (kernel - 1, kernel // 2))), RELU, True, None), (conv(2, (kernel, 1), padding=((3, 3), (0, 0))), None, False, None)]
+    first = conv(3, (2, kernel), padding=((0, 1), (kernel - 1, kernel // 2)))
+    stages = [(first, RELU, True, None), (conv(2, (kernel, 1), padding=((3, 3), (0, 0))), None, False, None)]
     agrees((2, 4, width), stages, 5, dtype, rng)
 
 
