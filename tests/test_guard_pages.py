@@ -1,7 +1,7 @@
 """Every kernel family on arrays that end, or begin, at an unreadable page: a read or write one element outside ends the process.
 
-NumPy is given an allocator that puts each array's memory flush against such a page, so what the drivers allocate as results is guarded like what they are
 NumPy is given an allocator that puts each array flush against such a page, so what the drivers allocate as results is guarded like what they are
+given. (Their own scratch is not: there the kernels may read beyond the end where their contract says so.) Runs in sub-processes, one per set and type.
 """
 
 import ctypes

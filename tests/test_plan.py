@@ -1,6 +1,7 @@
 """Plans against the model layer by layer: the same numbers, whatever the layers, the batch, the mode, and whatever happens to the model between two steps."""
 
 import copy
+import multiprocessing
 import pickle
 import threading
 
@@ -863,6 +864,29 @@ def test_two_trainers_in_two_threads():
     for worker in workers:
         worker.join(timeout=120)
     assert values == expected
+
+
+def steps_in_child(trainers):
+    return [[trainer.step(*batch_of(NETS[name][1], 24, seed)) for seed in range(3)] for name, trainer in trainers.items()]
+
+
+FORKED = {}
+
+
+def steps_of_what_was_forked():
+    return steps_in_child(FORKED)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_goes_on_with_the_parents_plans():
+    FORKED.update({name: make(name)[0] for name in ("lenet", "wide")})
+    for name, trainer in FORKED.items():
+        trainer.step(*batch_of(NETS[name][1], 24))
+        trainer.predict(batch_of(NETS[name][1], 24)[0])
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        values = pool.apply_async(steps_of_what_was_forked).get(timeout=120)
+    assert values == steps_in_child(FORKED)  # the parent's own are where they were
 
 
 def test_the_bits_of_steps_do_not_depend_on_the_threads():

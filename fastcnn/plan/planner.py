@@ -31,7 +31,10 @@ def chain(model: nn.Module, prefix: str = "") -> Iterator[Layer]:
 
 
 # The layers that plans take apart; every other one runs as itself.
-TAKEN = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.Linear)
+TAKEN = frozenset((nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.Linear))
+# What the options of those are.
+PLAIN = frozenset((int, float, bool, str, tuple, NoneType))
+NOTHING: frozenset = frozenset()
 
 
 def replaced(layer: nn.Module) -> bool:
@@ -89,24 +92,26 @@ class Planner:
         self._plans[key] = plan, held  # the latest one last
         return plan
 
-    def _state(self, held: list[Any]) -> Iterator[Any]:
+    def _state(self, held: list[Any]) -> list[Any]:
         """What a plan depends on besides the input: which layers there are, with what options, in what mode, and over which arrays. Whatever is known by its id
-        goes into `held`, which is kept with the plan: an id is nobody else's as long as its object lives."""
+        goes into `held`, which is kept with the plan: an id is nobody else's as long as its object lives. This runs in every step."""
+        state: list[Any] = []
         for _, layer in chain(self.model):
             held.append(layer)
-            yield id(layer)
-            yield layer.training
-            yield layer.saves_for_backward
-            yield layer.requires_input_grad
-            yield replaced(layer)
-            taken = type(layer) in TAKEN
-            for name, value in vars(layer).items():
-                if type(value) is nn.Parameter:
+            state += id(layer), layer.training, layer.saves_for_backward, layer.requires_input_grad
+            values = vars(layer)
+            options = PLAIN if type(layer) in TAKEN else NOTHING
+            for name in values:
+                value = values[name]
+                kind = type(value)
+                if kind is nn.Parameter:
                     held.append(value.data)
-                    yield id(value.data)
-                    yield value.requires_grad
-                elif taken and name != "_saved" and isinstance(value, (int, float, str, tuple, NoneType)):
-                    yield value
+                    state += id(value.data), value.requires_grad
+                elif kind in options and name != "_saved":
+                    state.append(value)
+            if "forward" in values or "backward" in values:
+                state.append("replaced")
+        return state
 
     def build(self, shape: tuple, dtype: np.dtype, training: bool, contiguous: bool = True) -> Plan:
         layers, layout = list(chain(self.model)), Layout()
