@@ -57,12 +57,12 @@ enum fc_eltwise_op {
                                fc_index lane_stride);                                                                                      \
         void (*add_scaled)(const T *x, T scale, T *out, fc_index n);                                                                       \
         double (*sum)(const T *x, fc_index n);                                                                                             \
-        double (*sum_square_deviation)(const T *x, T mean, fc_index n);                                                                    \
+        double (*sum_square_deviation)(const T *x, T mean, fc_index n, double *deviation);                                                 \
         void (*grad_sums)(const T *grad, const T *x, T mean, fc_index n, double *sum, double *dot);                                        \
         void (*affine)(const T *x, T mean, T scale, T shift, T *out, fc_index n);                                                           \
         void (*affine2)(const T *grad, const T *x, T mean, T k1, T k2, T k3, T *out, fc_index n);                                           \
         void (*column_sums)(const T *x, fc_index rows, fc_index cols, fc_index stride, T *sum);                                            \
-        void (*column_square_deviations)(const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum);                \
+        void (*column_square_deviations)(const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum, T *deviation);  \
         void (*column_normalise)(int op, T slope, const T *x, const T *mean, const T *scale, const T *shift, fc_index rows, fc_index cols,   \
                                  T *out);                                                                                                   \
         void (*column_grad_sums)(int op, T slope, const T *grad, const T *x, const T *mean, const T *scale, const T *shift, fc_index rows,   \

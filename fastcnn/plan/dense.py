@@ -10,7 +10,7 @@ from fastcnn import nn
 from fastcnn.backends.cpu import _conv_forward, _conv_grad_weight, _eltwise, _formats, _runtime
 from fastcnn.plan.memory import Buffer, Layout, Memory
 from fastcnn.plan.narrow import slope_activation
-from fastcnn.plan.segment import Layer, Row, Segment, accumulate, give_gradient, value
+from fastcnn.plan.segment import Layer, Row, Segment, accumulate, check_gradient, give_gradient, value
 
 
 class Dense(Segment):
@@ -100,17 +100,22 @@ class Flat(Segment):
 class Own(Segment):
     """A layer that the plan has no better way for: it runs as itself."""
 
-    owns_output = True
-
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         super().__init__(layers, training)
         self.layer: nn.Module = layers[0][1]
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        return self.layer(x)
+        self.kind = (x.shape, x.dtype) if isinstance(x, np.ndarray) else None
+        y = self.layer(x)
+        # Identity, Dropout in evaluation and Unflatten give their input back
+        self.owns_output = not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.may_share_memory(x, y))
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
-        return self.layer.backward(grad_output)
+        grad = self.layer.backward(grad_output)
+        if grad is not None and self.kind is not None:
+            check_gradient(grad, self.kind, f"{self.names()}: backward gave")
+        return grad
 
     def rows(self) -> list[Row]:
         return [Row(self.names(), "as it comes", "as itself", "", 0)]

@@ -78,7 +78,7 @@ def plain_pool(layer: nn.Module, H: int, W: int) -> tuple | None:
     if type(layer) not in (nn.MaxPool2d, nn.AvgPool2d) or layer.ceil_mode:
         return None
     window, stride, padding = (both(size) for size in (layer.kernel_size, layer.stride, layer.padding))
-    if padding != (0, 0) or window[0] > H or window[1] > W or window[0] * window[1] > 127:
+    if padding != (0, 0) or min(*window, *stride) < 1 or window[0] > H or window[1] > W or window[0] * window[1] > 127:
         return None
     if type(layer) is nn.MaxPool2d:
         return ("max", window, stride) if both(layer.dilation) == (1, 1) and not layer.return_indices else None
@@ -89,7 +89,21 @@ def both(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
 
 
+def apart(arrays: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+    """The arrays; a fresh one for each that is there twice: stages that share a parameter each write a gradient of their own, to be added up."""
+    seen: set[int] = set()
+    distinct = []
+    for array in arrays:
+        if array is not None and id(array) in seen:
+            array = np.empty_like(array)
+        seen.add(id(array))
+        distinct.append(array)
+    return distinct
+
+
 class NarrowRun(Segment):
+    in_turn = True
+
     def __init__(
         self, layers: Sequence[Layer], training: bool, stages: Sequence[Stage], lanes: _lanes.Lanes, shape: tuple, region: str, memory: Memory, layout: Layout
     ) -> None:
@@ -111,8 +125,8 @@ class NarrowRun(Segment):
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         convolutions = [s.convolution for s in self.stages]
-        weights = [give_gradient(c.weight, self.memory) for c in convolutions]
-        biases = [give_gradient(c.bias, self.memory) for c in convolutions]
+        weights = apart([give_gradient(c.weight, self.memory) for c in convolutions])
+        biases = apart([give_gradient(c.bias, self.memory) for c in convolutions])
         grad_input = None if self.grad_input is None else self.grad_input.array
         self.lanes.backward(np.ascontiguousarray(grad_output), self._weights()[0], weights, biases, grad_input)
         for c, weight, bias in zip(convolutions, weights, biases, strict=True):

@@ -15,7 +15,7 @@ from fastcnn.plan.segment import Layer, Row, Segment
 class Sum(Segment):
     """y = act(body(x) + shortcut(x)); an empty shortcut is x itself. Both paths are segments of the same plan."""
 
-    lends_output = True
+    in_turn = True
 
     def __init__(
         self,

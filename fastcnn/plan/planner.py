@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -15,23 +17,36 @@ from fastcnn.plan.dense import Dense, Flat, Own
 from fastcnn.plan.memory import Layout, Memory
 from fastcnn.plan.paths import Sum
 from fastcnn.plan.plan import Plan
-from fastcnn.plan.segment import Layer, Segment
-from fastcnn.shapes import ShapeError
+from fastcnn.plan.segment import Convolution, Layer, Segment
 
 MOST_PLANS = 4  # kept per model: a training batch, the last one of an epoch, and the same in evaluation
 
 
 def chain(model: nn.Module, prefix: str = "") -> Iterator[Layer]:
     """The layers of a (nested) Sequential in order, with their paths; any other module is one layer."""
-    if type(model) is not nn.Sequential:
+    if type(model) is not nn.Sequential or replaced(model):
         yield prefix, model
         return
     for name, child in model.named_children():
         yield from chain(child, f"{prefix}.{name}" if prefix else name)
 
 
+# The layers that plans take apart; every other one runs as itself.
+TAKEN = frozenset((nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.Linear))
+# What the options of those are.
+PLAIN = frozenset((int, float, bool, str, tuple, NoneType))
+NOTHING: frozenset = frozenset()
+
+
+def replaced(layer: nn.Module) -> bool:
+    """Has somebody given the object methods of its own, to look at what passes through it?"""
+    return "forward" in vars(layer) or "backward" in vars(layer)
+
+
 def apart(layer: nn.Module, training: bool, dtype: np.dtype) -> bool:
     """Whether a plan may do the layer's work for it: one of ours, unchanged, in the mode that the plan is for, with plain arrays of its dtype."""
+    if type(layer) not in TAKEN or replaced(layer):
+        return False
     if layer.training != training or (layer.saves_for_backward is not None and layer.saves_for_backward != training):
         return False
     for parameter in layer.parameters():
@@ -40,8 +55,15 @@ def apart(layer: nn.Module, training: bool, dtype: np.dtype) -> bool:
     return True
 
 
-def is_convolution(layer: nn.Module) -> bool:
-    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
+def is_convolution(layer: nn.Module, shape: tuple) -> bool:
+    """A Conv2d that a plan can run on (C, H, W) images."""
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and Convolution("", layer).fits(shape)
+
+
+def is_linear(layer: nn.Module, features: int) -> bool:
+    if type(layer) is not nn.Linear or layer.weight.shape != (layer.out_features, features):
+        return False
+    return layer.bias is None or layer.bias.shape == (layer.out_features,)
 
 
 def covers(layer: nn.Conv2d, shape: tuple) -> bool:
@@ -55,44 +77,53 @@ class Planner:
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.memory = model, Memory()
-        self._plans: dict[tuple, Plan] = {}
-        self._lanes: dict[tuple, _lanes.Lanes] = {}
+        self._plans: dict[tuple, tuple[Plan, list]] = {}
+        self._lanes: WeakValueDictionary[tuple, _lanes.Lanes] = WeakValueDictionary()  # they live as long as a plan uses them
 
     def plan(self, x: Any, training: bool) -> Plan | None:
-        if not isinstance(x, np.ndarray) or x.ndim != 4 or x.dtype not in FLOATS or not x.size or not x.dtype.isnative:
+        if not isinstance(x, np.ndarray) or x.ndim != 4 or x.dtype not in FLOATS or not x.size or not x.dtype.isnative or not x.flags.aligned:
             return None
-        if type(self.model) is not nn.Sequential:
+        if type(self.model) is not nn.Sequential or replaced(self.model) or isinstance(x, np.ma.MaskedArray):
             return None
-        key = (x.shape, x.dtype.char, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state())
-        plan = self._plans.pop(key, None)
+        held: list[Any] = []
+        key = (x.shape, x.dtype.char, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state(held))
+        plan, _ = self._plans.pop(key, (None, None))
         if plan is None:
             try:
                 plan = self.build(x.shape, x.dtype, training, x.flags.c_contiguous)
-            except ShapeError:  # the layers themselves say best what does not fit
+            except (TypeError, ValueError):  # ShapeError is one; the layers themselves say best what does not fit
                 return None
             while len(self._plans) >= MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
-        self._plans[key] = plan  # the latest one last
+        self._plans[key] = plan, held  # the latest one last
         return plan
 
-    def _state(self) -> list[Any]:
-        """What a plan depends on besides the input: which layers there are, in what mode, and over which arrays. The plan holds them, so an id stays theirs.
-        Made before every batch, so it goes straight for what the planned layers have."""
+    def _state(self, held: list[Any]) -> list[Any]:
+        """What a plan depends on besides the input: which layers there are, with what options, in what mode, and over which arrays. Whatever is known by its id
+        goes into `held`, which is kept with the plan: an id is nobody else's as long as its object lives. This runs in every step."""
         state: list[Any] = []
         stack = [self.model]
         while stack:
             layer = stack.pop()
-            own = vars(layer)
-            if type(layer) is nn.Sequential:
-                stack += reversed([child for child in own.values() if isinstance(child, nn.Module)])
+            values = vars(layer)
+            if type(layer) is nn.Sequential and not replaced(layer):
+                stack += reversed([child for child in values.values() if isinstance(child, nn.Module)])
                 continue
             if type(layer) is nn.Residual:
                 stack += [path for path in (layer.shortcut, layer.body) if path is not None]
-            state += (id(layer), own.get("training", True), own.get("requires_input_grad", True), own.get("saves_for_backward"))
-            for name in ("weight", "bias"):
-                parameter = own.get(name)
-                if type(parameter) is nn.Parameter:
-                    state += (id(parameter.data), parameter.requires_grad)
+            held.append(layer)
+            state += id(layer), layer.training, layer.saves_for_backward, layer.requires_input_grad
+            options = PLAIN if type(layer) in TAKEN else NOTHING
+            for name in values:
+                value = values[name]
+                kind = type(value)
+                if kind is nn.Parameter:
+                    held.append(value.data)
+                    state += id(value.data), value.requires_grad
+                elif kind in options and name != "_saved":
+                    state.append(value)
+            if "forward" in values or "backward" in values:
+                state.append("replaced")
         return state
 
     def build(self, shape: tuple, dtype: np.dtype, training: bool, contiguous: bool = True) -> Plan:
@@ -105,7 +136,7 @@ class Planner:
         for segment in segments:
             if x is not None:
                 x = segment.prepare(x, segment.planned_shape)
-        return Plan(segments, shape, dtype, training, layout.places()[1])
+        return Plan(self.model, segments, shape, dtype, training, layout.places()[1])
 
     def _chain(
         self, layers: list[Layer], batch: int, rest: tuple | None, dtype: np.dtype, training: bool, last: bool, path: str, layout: Layout
@@ -134,7 +165,10 @@ class Planner:
         layout: Layout,
     ) -> tuple[Segment, int, tuple | None, bool]:
         """The next segment, how many layers it takes, the shape of an image behind it, and whether it is channels-last."""
-        region = f"{chain_path} output {len(before) % 2}"  # in inference outputs take turns: the input lies in the other one
+        turn = sum(segment.in_turn for segment in before)
+        region = f"{chain_path} output {turn % 2}"  # in inference outputs take turns: the input lies in the other one
+        if rest is not None and len(rest) == 3 and (found := self._sum(layers, (batch, *rest), dtype, training, last, region, layout)):
+            return found
         ours = []
         for path, layer in layers:
             if not apart(layer, training, dtype):
@@ -143,20 +177,18 @@ class Planner:
         if ours and rest is not None and len(rest) == 3:
             shape = (batch, *rest)
             first = ours[0][1]
-            if is_convolution(first) and rest[0] == first.in_channels:
+            if is_convolution(first, rest):
                 if not last and (run := self._run(ours, rest, batch, dtype)):
                     taken = sum(stage.taken for stage in run)
-                    lanes = self._shared_lanes(ours[:taken], run, rest, dtype)
+                    lanes = self._shared_lanes(f"{chain_path} {len(before)}", run, rest, dtype)
                     return narrow.NarrowRun(ours[:taken], training, run, lanes, shape, region, self.memory, layout), taken, run[-1].output_shape, False
                 if covers(first, rest) and (training or not last):
                     return self._dense(ours, shape, training)
                 return self._block(ours, shape, training, before, region, layout)
-            if type(first) is nn.Residual and (found := self._sum(ours, shape, dtype, training, last, region, layout)):
-                return found
             if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
                 flat = rest[0] * rest[1] * rest[2]
                 return Flat(ours[:1], shape, dtype, training, last, layout), 1, (flat,), False
-        if ours and rest is not None and len(rest) == 1 and type(ours[0][1]) is nn.Linear and ours[0][1].in_features == rest[0]:
+        if ours and rest is not None and len(rest) == 1 and is_linear(ours[0][1], rest[0]):
             return self._dense(ours, (batch, *rest), training)
         return Own(layers[:1], training), 1, shape_behind(layers[0][1], rest, dtype), last
 
@@ -166,7 +198,7 @@ class Planner:
         at = 0
         while at < len(layers) and len(stages) < narrow.MOST_STAGES:
             layer = layers[at][1]
-            if not is_convolution(layer) or layer.in_channels != shape[0] or narrow.declines(layer, shape, batch, dtype):
+            if not is_convolution(layer, shape) or narrow.declines(layer, shape, batch, dtype):
                 break
             stage = narrow.stage(layers[at:], shape, dtype)
             stages.append(stage)
@@ -177,18 +209,22 @@ class Planner:
             stages.pop()
         return stages
 
-    def _shared_lanes(self, layers: list[Layer], run: list[narrow.Stage], shape: tuple, dtype: np.dtype) -> _lanes.Lanes:
-        """One object, and so one memory, for the plans of all batch sizes."""
-        key = (tuple(id(layer) for _, layer in layers), shape, dtype, _runtime.isa())
-        if key not in self._lanes:
-            self._lanes[key] = _lanes.Lanes(dtype, shape, [stage.spec for stage in run])
-        return self._lanes[key]
+    def _shared_lanes(self, place: str, run: list[narrow.Stage], shape: tuple, dtype: np.dtype) -> _lanes.Lanes:
+        """One object, and so one memory, for the same run at the same place in the plans of all batch sizes."""
+        specs = tuple(stage.spec for stage in run)
+        key = place, specs, shape, dtype, _runtime.isa()
+        lanes = self._lanes.get(key)
+        if lanes is None:
+            lanes = self._lanes[key] = _lanes.Lanes(dtype, shape, specs)
+        return lanes
 
     def _sum(
         self, layers: list[Layer], shape: tuple, dtype: np.dtype, training: bool, last: bool, region: str, layout: Layout
     ) -> tuple[Segment, int, tuple, bool] | None:
         """A Residual with planned paths, and an activation behind it; None where the paths' shapes are not known or do not agree."""
         path, residual = layers[0]
+        if type(residual) is not nn.Residual or replaced(residual) or residual.training != training:
+            return None
         ends = []
         for name, module in (("body", residual.body), ("shortcut", residual.shortcut)):
             own = [] if module is None else list(chain(module, f"{path}.{name}" if path else name))
@@ -196,7 +232,7 @@ class Planner:
         (body, rest, body_last), (shortcut, other, _) = ends
         if rest is None or rest != other:
             return None
-        taken = 2 if len(layers) > 1 and narrow.slope_activation(layers[1][1]) else 1
+        taken = 2 if len(layers) > 1 and apart(layers[1][1], training, dtype) and narrow.slope_activation(layers[1][1]) else 1
         body_last = body_last and len(rest) == 3
         segment = Sum(layers[:taken], body, shortcut, (shape[0], *rest), dtype, training, body_last, region, layout)
         return segment, taken, rest, body_last
@@ -207,7 +243,7 @@ class Planner:
         return segment, taken, segment.output_shape[1:], False
 
     def _block(self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], region: str, layout: Layout) -> tuple[Segment, int, tuple, bool]:
-        block = wide.Block(layers, shape[1:])
+        block = wide.Block(layers, shape, training)
         own = layers[: block.taken]
         if not training:
             return wide.FoldedBlock(own, block, shape, region, layout), block.taken, block.output_shape, True
@@ -217,14 +253,15 @@ class Planner:
 
 def shape_behind(layer: nn.Module, rest: tuple | None, dtype: np.dtype) -> tuple | None:
     """The shape of an image behind a layer that runs as itself. Our own layers tell by running on an empty batch; a user's may do anything then, so
-    theirs is not known."""
-    if rest is None or not type(layer).__module__.startswith("fastcnn."):
+    theirs is not known, nor is what a container makes of one."""
+    if rest is None or any(not type(module).__module__.startswith("fastcnn.") or replaced(module) for module in layer.modules()):
         return None
-    modes = [(module, module.training) for module in layer.modules()]
+    modes = [(module, module.training, module._saved) for module in layer.modules()]
     layer.eval()
     try:
         with backend.use_backend("reference"):
             return layer(np.zeros((0, *rest), dtype)).shape[1:]
     finally:
-        for module, training in modes:
+        for module, training, saved in modes:
             module.training = training
+            vars(module)["_saved"] = saved

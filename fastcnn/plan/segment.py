@@ -9,7 +9,7 @@ import numpy as np
 
 from fastcnn import nn
 from fastcnn.plan.memory import Memory
-from fastcnn.shapes import kernel_extent
+from fastcnn.shapes import ShapeError, by, kernel_extent
 
 Layer = tuple[str, nn.Module]  # its path in the model, and the module
 
@@ -33,7 +33,8 @@ class Segment:
 
     lends_output = False
     planned_shape: tuple[int, ...] | None = None  # of the output; None where it is not known before the layer has run
-    owns_output = False  # whether each forward makes a fresh output
+    owns_output = False  # whether the latest forward made a fresh output
+    in_turn = False  # whether in inference the output lies in one of the two places that such segments use in turns
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.layers, self.training = list(layers), training
@@ -76,6 +77,17 @@ class Convolution:
     def options(self) -> tuple:
         return self.stride, self.padding, self.dilation, self.groups
 
+    def fits(self, input_shape: Sequence[int]) -> bool:
+        """Can a (C, H, W) image be convolved, with parameters of the shapes that the layer was made with? If not, the layer itself says why."""
+        layer, O = self.layer, self.layer.out_channels
+        if min(*self.stride, *self.dilation) < 1 or min(width for pair in self.padding for width in pair) < 0:
+            return False
+        if layer.padding == "same" and self.stride != (1, 1):
+            return False
+        if self.weight.shape != (O, layer.in_channels // self.groups, *layer.kernel_size) or (self.bias is not None and self.bias.shape != (O,)):
+            return False
+        return input_shape[0] == layer.in_channels and min(self.output_shape(input_shape)) >= 1
+
     def output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         """(O, OH, OW) for (C, H, W)."""
         size = []
@@ -94,6 +106,15 @@ def pads(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
         totals = [kernel_extent(kernel, distance) - 1 for kernel, distance in zip(layer.kernel_size, layer.dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
     return tuple((width, width) for width in layer.padding)
+
+
+def check_gradient(gradient: Any, kind: tuple[tuple[int, ...], np.dtype], what: str) -> None:
+    """ShapeError or TypeError for what is no gradient of an array of this shape and dtype: the segments read memory without asking again."""
+    shape, dtype = kind
+    if not isinstance(gradient, np.ndarray) or gradient.dtype != dtype:
+        raise TypeError(f"{what} a gradient of type {getattr(gradient, 'dtype', type(gradient).__name__)} for {dtype}; nothing is cast")
+    if gradient.shape != shape:
+        raise ShapeError(f"{what} a gradient {by(gradient.shape)} for {by(shape)}")
 
 
 def give_gradient(parameter: nn.Parameter | None, memory: Memory) -> np.ndarray | None:

@@ -14,16 +14,16 @@ from fastcnn.plan.segment import Convolution, Layer, Row, Segment, accumulate, g
 
 
 class Block:
-    """The layers that one WideBlock takes: convolution, and of the others those that follow it in this order."""
+    """The layers that one WideBlock takes: convolution, and of the others those that follow it in this order. `shape` is the input's, (N, C, H, W)."""
 
-    def __init__(self, layers: Sequence[Layer], shape: tuple) -> None:
+    def __init__(self, layers: Sequence[Layer], shape: tuple, training: bool) -> None:
         rest = [layer for _, layer in layers[1:4]]
         self.convolution = Convolution(*layers[0])
         self.norm = self.activation = None
         self.pooled = False
-        O, H, W = self.conv_shape = self.convolution.output_shape(shape)
+        O, H, W = self.conv_shape = self.convolution.output_shape(shape[1:])
         taken = 0
-        if rest and is_norm(rest[0]):
+        if rest and is_norm(rest[0], O, shape[0] * H * W, training):
             self.norm = rest[0]
             taken += 1
         if taken < len(rest) and (found := slope_activation(rest[taken])) is not None:
@@ -36,9 +36,14 @@ class Block:
         self.output_shape = (O, H // 2, W // 2) if self.pooled else self.conv_shape
 
 
-def is_norm(layer: nn.Module) -> bool:
-    """A BatchNorm2d that does in training what it says: takes the batch's statistics."""
-    return type(layer) is nn.BatchNorm2d
+def is_norm(layer: nn.Module, channels: int, count: int, training: bool) -> bool:
+    """A BatchNorm2d for so many channels that takes the statistics of the batch (of more than one value) in training and running ones in evaluation."""
+    if type(layer) is not nn.BatchNorm2d or layer.num_features != channels:
+        return False
+    vectors = [layer.running_mean, layer.running_var, *layer.parameters()]
+    if any(vector is not None and vector.shape != (channels,) for vector in vectors):
+        return False
+    return count > 1 if training else layer.running_mean is not None and layer.running_var is not None
 
 
 def is_halving(layer: nn.Module) -> bool:
@@ -71,8 +76,10 @@ class WideBlock(Segment):
             self.own_gradient = layout.buffer(shape, dtype, channels_last=True)
         self.grad_output = None
         self.chosen: dict[str, select.Impl] = {}
+        self.strides: tuple[int, ...] = ()  # of the input that the algorithms were chosen for
 
     def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
+        self.strides = x.strides
         convolution, y = self.convolution, self.y.array
         weight, options = convolution.weight.data, convolution.options
         self._choose("conv2d", x, weight, value(convolution.bias), *options)
@@ -90,6 +97,8 @@ class WideBlock(Segment):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         convolution, norm, y, z = self.convolution, self.norm, self.y.array, self.z.array
+        if x.strides != self.strides:  # a view, or what a layer that runs as itself has made: known only now
+            self.prepare(x, None)
         self.x = x
         self._run("conv2d", x, convolution.weight.data, value(convolution.bias), *convolution.options, out=y)
         if not self.follows:
@@ -151,6 +160,8 @@ class WideBlock(Segment):
 class FoldedBlock(Segment):
     """The same in inference: batch normalisation folded into the weights, the activation in place, no memory but two buffers that blocks use in turns and
     one before a pooling."""
+
+    in_turn = True
 
     def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, region: str, layout: Layout) -> None:
         super().__init__(layers, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -62,6 +63,7 @@ class Trainer:
         self.history = History()
         self.logits: np.ndarray | None = None
         self._planner: Any = None
+        self._inference = threading.RLock()
         first = first_parametrised(model)
         if first is not None:
             first.requires_input_grad = False
@@ -177,13 +179,21 @@ class Trainer:
 
     def _infer(self, x: np.ndarray, refreshed: set[int]) -> np.ndarray:
         """The model's output in evaluation mode; `refreshed` are the plans that have taken over the present weights."""
-        plan = self._plan(x, training=False)
-        if plan is None:
-            return self.model(x)
-        if id(plan) not in refreshed:
-            plan.refresh()
-            refreshed.add(id(plan))
-        return plan.forward(x)
+        with self._inference:  # plans share their memory; several threads may ask for predictions
+            plan = self._plan(x, training=False)
+            if plan is not None:
+                if id(plan) not in refreshed:
+                    plan.refresh()
+                    refreshed.add(id(plan))
+                return plan.forward(x)
+        return self.model(x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and deepcopy leave out the plans: they are memory, and made again when needed."""
+        return {name: value for name, value in vars(self).items() if name not in ("_planner", "_inference")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _planner=None, _inference=threading.RLock())
 
     def _classes(self) -> dict[str, str]:
         """The kinds of the parts whose saved state only fits its own kind."""

@@ -171,7 +171,7 @@ cdef void unpool(const fc_isa* kernels, const Run* run, const Stage* s, const re
     cdef real* out
     cdef const real* g
     cdef int add = not s.tiles
-    if add or s.YH * s.TH < s.OH or s.YW * s.TW < s.OW:
+    if add or s.YH * s.QH < s.OH or s.YW * s.QW < s.OW:  # pixels between windows, or behind the last one
         memset(full, 0, s.O * s.OH * line * sizeof(real))
     for o in range(s.O):
         for p in range(s.YH):
@@ -344,6 +344,7 @@ cdef class Lanes:
     cdef double flops          # of the forward pass of one image
     cdef readonly tuple output_shape
     cdef str isa
+    cdef object __weakref__
 
     def __init__(self, dtype, input_shape, stages):
         if not 1 <= len(stages) <= MOST_STAGES:

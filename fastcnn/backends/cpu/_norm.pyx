@@ -12,7 +12,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cython.parallel cimport parallel, prange, threadid
-from libc.math cimport sqrt
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int8_t
 from libc.string cimport memset
 
@@ -48,10 +48,11 @@ cdef struct Layout:
     index YW
 
 
-cdef Layout layout_of(cnp.ndarray x, int op, double slope, bint pooled) noexcept:
+cdef Layout layout_of(cnp.ndarray x, int op, double slope, bint pooled, bint last) noexcept:
+    """last: x is channels-last, also where one channel makes it C-contiguous as well."""
     cdef Layout s
     s.N, s.C, s.H, s.W = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    s.last = is_channels_last(x) or s.H * s.W == 1  # one pixel: both formats are the same memory
+    s.last = last or is_channels_last(x) or s.H * s.W == 1  # one pixel: both formats are the same memory
     s.op, s.slope, s.pooled, s.YH, s.YW = op, slope, pooled, s.H // 2, s.W // 2
     s.rows, s.strips = s.H, 1
     if s.last:
@@ -78,7 +79,7 @@ cdef inline index pooled_at(const Layout* s, index piece) noexcept nogil:
 
 
 cdef void piece_statistics(const fc_isa* kernels, const Layout* s, index i, const real* x, real* sum, real* mean, real* squares) noexcept nogil:
-    """A piece's sum, its mean as rounded, and its squares about that mean, all channels."""
+    """A piece's mean as rounded, and the sums of the deviations from it and of their squares, all channels."""
     cdef index c, rows = piece_rows(s, i) * s.W
     x += piece_at(s, i)
     sum, mean, squares = sum + i * s.C, mean + i * s.C, squares + i * s.C
@@ -89,9 +90,9 @@ cdef void piece_statistics(const fc_isa* kernels, const Layout* s, index i, cons
     for c in range(s.C):
         mean[c] = sum[c] / rows
     if real is float:
-        kernels.f32.column_square_deviations(x, mean, rows, s.C, s.C, squares)
+        kernels.f32.column_square_deviations(x, mean, rows, s.C, s.C, squares, sum)
     else:
-        kernels.f64.column_square_deviations(x, mean, rows, s.C, s.C, squares)
+        kernels.f64.column_square_deviations(x, mean, rows, s.C, s.C, squares, sum)
 
 
 cdef void statistics(const fc_isa* kernels, const Layout* s, const real* x, char* scratch, size_t part, real* mean, real* var) noexcept nogil:
@@ -102,7 +103,7 @@ cdef void statistics(const fc_isa* kernels, const Layout* s, const real* x, char
     cdef double* sums = <double*>scratch
     cdef double* deviations = <double*>(scratch + 2 * part)
     cdef index i, c, at, pixels = s.H * s.W
-    cdef double total, spread, step, piece, count, M = <double>s.N * s.H * s.W
+    cdef double total, base, spread, step, piece, count, M = <double>s.N * s.H * s.W
     if s.last:
         for i in prange(s.pieces, num_threads=s.threads, schedule="static"):
             piece_statistics(kernels, s, i, x, rows, means, squares)
@@ -111,16 +112,20 @@ cdef void statistics(const fc_isa* kernels, const Layout* s, const real* x, char
             if real is float:
                 sums[i] = kernels.f32.sum(x + i * pixels, pixels)
                 means[i] = <real>(sums[i] / pixels)
-                deviations[i] = kernels.f32.sum_square_deviation(x + i * pixels, means[i], pixels)
+                deviations[i] = kernels.f32.sum_square_deviation(x + i * pixels, means[i], pixels, sums + i)
             else:
                 sums[i] = kernels.f64.sum(x + i * pixels, pixels)
                 means[i] = <real>(sums[i] / pixels)
-                deviations[i] = kernels.f64.sum_square_deviation(x + i * pixels, means[i], pixels)
+                deviations[i] = kernels.f64.sum_square_deviation(x + i * pixels, means[i], pixels, sums + i)
     for c in range(s.C):
         total = 0
+        base = means[c] if isfinite(means[c]) else 0  # the sums are taken from near the mean, where double loses nothing of a constant channel
         for i in range(s.pieces):
-            total += rows[i * s.C + c] if s.last else sums[i * s.C + c]
-        total = total / M
+            at = i * s.C + c
+            count = piece_rows(s, i) * s.W if s.last else pixels
+            piece = rows[at] if s.last else sums[at]
+            total += count * (means[at] - base) + (piece if isfinite(means[at]) else 0)
+        total = base + total / M
         mean[c] = <real>total
         spread = 0
         for i in range(s.pieces):
@@ -129,8 +134,8 @@ cdef void statistics(const fc_isa* kernels, const Layout* s, const real* x, char
             piece = rows[at] if s.last else sums[at]
             # sum (x - mean)^2 = sum (x - m)^2 + (m - mean) * (2 * sum (x - m) + n * (m - mean)),  m the piece's mean as rounded
             step = means[at] - total
-            spread += (squares[at] if s.last else deviations[at]) + step * (2 * (piece - count * means[at]) + count * step)
-        var[c] = <real>(spread / M)
+            spread += (squares[at] if s.last else deviations[at]) + step * (2 * piece + count * step)
+        var[c] = 0 if spread < 0 else <real>(spread / M)  # rounding; NaN stays
 
 
 cdef struct Constants:
@@ -358,7 +363,7 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
 def batch_norm(cnp.ndarray input, weight, bias, mean, var, double eps):
     """(input - mean) / sqrt(var + eps) * weight + bias; the batch's own statistics (biased variance) where mean is None."""
     cdef cnp.ndarray x = dense(input), out = np.empty_like(x)
-    cdef Layout s = layout_of(x, -1, 0, False)
+    cdef Layout s = layout_of(x, -1, 0, False, False)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return (out, *forward(x, True, weight, bias, mean, var, eps, s, out, None, <float*>NULL))
     return (out, *forward(x, True, weight, bias, mean, var, eps, s, out, None, <double*>NULL))
@@ -370,7 +375,7 @@ def batch_norm_backward(cnp.ndarray grad_output, cnp.ndarray input, weight, mean
     if cnp.PyArray_IS_C_CONTIGUOUS(g) != cnp.PyArray_IS_C_CONTIGUOUS(x):
         np.copyto(out, g)
         g, out = out, np.empty_like(x)
-    cdef Layout s = layout_of(x, -1, 0, False)
+    cdef Layout s = layout_of(x, -1, 0, False, False)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return (out, *backward(g, x, True, weight, None, mean, var, eps, training, s, out, None, False, <float*>NULL)[:2])
     return (out, *backward(g, x, True, weight, None, mean, var, eps, training, s, out, None, False, <double*>NULL)[:2])
@@ -379,7 +384,7 @@ def batch_norm_backward(cnp.ndarray grad_output, cnp.ndarray input, weight, mean
 def norm_act_pool(cnp.ndarray x, bint normalised, weight, bias, mean, var, double eps, activation, double slope, cnp.ndarray out, bint pooled, winners):
     """out = pool(act(batch_norm(x))), x and out channels-last; winners (int8, of out's shape) receives what the pooling's backward needs, or is None.
     Returns (mean, var). Without `normalised` there is no batch norm, without `pooled` no 2x2 max pooling."""
-    cdef Layout s = layout_of(x, ACTIVATIONS[activation], slope, pooled)
+    cdef Layout s = layout_of(x, ACTIVATIONS[activation], slope, pooled, True)
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
         return forward(x, normalised, weight, bias, mean, var, eps, s, out, winners, <float*>NULL)
     return forward(x, normalised, weight, bias, mean, var, eps, s, out, winners, <double*>NULL)
@@ -388,7 +393,7 @@ def norm_act_pool(cnp.ndarray x, bint normalised, weight, bias, mean, var, doubl
 def norm_act_pool_backward(cnp.ndarray grad_output, cnp.ndarray x, bint normalised, weight, bias, mean, var, double eps, activation, double slope, cnp.ndarray out,
                            bint pooled, winners, bint wants_bias):
     """Gradients of norm_act_pool: writes that of x into out, returns (grad_weight, grad_bias, the sum of out per channel or None)."""
-    cdef Layout s = layout_of(x, ACTIVATIONS[activation], slope, pooled)
+    cdef Layout s = layout_of(x, ACTIVATIONS[activation], slope, pooled, True)
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
         return backward(grad_output, x, normalised, weight, bias, mean, var, eps, True, s, out, winners, wants_bias, <float*>NULL)
     return backward(grad_output, x, normalised, weight, bias, mean, var, eps, True, s, out, winners, wants_bias, <double*>NULL)

@@ -1,0 +1,206 @@
+"""Batch normalisation, activation and 2x2 max pooling in one pass, against the three ops in turn on channels-last arrays: one algorithm, the same bits."""
+
+import numpy as np
+import pytest
+
+from fastcnn import functional as F
+
+cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
+from fastcnn.backends.cpu import _norm  # noqa: E402
+
+
+@pytest.fixture(params=cpu.available_isas(), autouse=True)
+def isa(request):
+    before, threads = cpu.isa(), cpu.get_num_threads()
+    cpu.set_isa(request.param)
+    cpu.set_num_threads(2)
+    yield request.param
+    cpu.set_isa(before)
+    cpu.set_num_threads(threads)
+
+
+def channels_last(array):
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def empty_last(shape, dtype):
+    N, C, H, W = shape
+    return np.full((N, H, W, C), 77, dtype).transpose(0, 3, 1, 2)
+
+
+# (N, C, H, W): whole and partial vectors of channels, odd sizes, one image, one pixel, pieces of one and of many rows
+SHAPES = [
+    (3, 17, 9, 7), (2, 3, 5, 5), (4, 32, 8, 8), (1, 33, 2, 3), (2, 64, 33, 31), (5, 16, 1, 1), (1, 18, 1, 9), (2, 20, 9, 1), (1, 600, 4, 4), (2, 130, 3, 70),
+]  # fmt: skip
+FOLLOWERS = [(None, 0.0), ("relu", 0.0), ("leaky_relu", 0.25)]
+
+
+def drawn(shape, dtype, rng):
+    """x, scale, shift; many exact zeros among the normalised values' neighbours, so that ties occur in the windows."""
+    x = (rng.integers(-3, 4, shape) + 0.0).astype(dtype)
+    return channels_last(x), rng.normal(1, 0.5, shape[1]).astype(dtype), rng.normal(0, 0.5, shape[1]).astype(dtype)
+
+
+def layer_by_layer(x, normalised, scale, shift, activation, slope, pooled):
+    """(output, mean, var, backward), backward(g) -> (grad_input, grad_scale, grad_shift)."""
+    mean = var = None
+    y = x
+    if normalised:
+        y, mean, var = cpu.batch_norm(x, scale, shift, None, None, 1e-5)
+    z = y if activation is None else cpu.relu(y) if activation == "relu" else cpu.leaky_relu(y, slope)
+    p, indices = z, None
+    if pooled:
+        p, indices = cpu.max_pool2d(z, (2, 2), (2, 2), (0, 0), (1, 1), (z.shape[2] // 2, z.shape[3] // 2))
+
+    def backward(g):
+        if pooled:
+            g = cpu.max_pool2d_backward(g, indices, z.shape)
+        if activation:
+            g = cpu.relu_backward(g, y) if activation == "relu" else cpu.leaky_relu_backward(g, y, slope)
+        return cpu.batch_norm_backward(g, x, scale, mean, var, 1e-5, True) if normalised else (g, None, None)
+
+    return p, mean, var, backward
+
+
+def fused(x, normalised, scale, shift, activation, slope, pooled, g=None, wants_bias=True):
+    N, C, H, W = x.shape
+    shape = (N, C, H // 2, W // 2) if pooled else x.shape
+    scale, shift = (scale, shift) if normalised else (None, None)
+    out, winners = empty_last(shape, x.dtype), empty_last(shape, np.int8) if pooled else None
+    mean, var = _norm.norm_act_pool(x, normalised, scale, shift, None, None, 1e-5, activation, slope, out, pooled, winners)
+    if g is None:
+        return out, mean, var
+    grad = empty_last(x.shape, x.dtype)
+    rest = _norm.norm_act_pool_backward(g, x, normalised, scale, shift, mean, var, 1e-5, activation, slope, grad, pooled, winners, wants_bias)
+    return out, mean, var, grad, *rest
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("activation", "slope"), FOLLOWERS, ids=str)
+@pytest.mark.parametrize("pooled", [False, True], ids=["", "pooled"])
+@pytest.mark.parametrize("normalised", [False, True], ids=["", "normalised"])
+def test_one_pass_gives_the_bits_of_three(shape, activation, slope, pooled, normalised, dtype, rng):
+    if pooled and min(shape[2:]) < 2:
+        pytest.skip("no window fits")
+    x, scale, shift = drawn(shape, dtype, rng)
+    expected, mean, var, backward = layer_by_layer(x, normalised, scale, shift, activation, slope, pooled)
+    g = channels_last(rng.standard_normal(expected.shape).astype(dtype))
+    out, m, v, grad, grad_scale, grad_shift, grad_bias = fused(x, normalised, scale, shift, activation, slope, pooled, g)
+    assert np.array_equal(out, expected)
+    expected_grad, expected_scale, expected_shift = backward(g)
+    assert np.array_equal(grad, expected_grad)
+    if normalised:
+        assert np.array_equal(m, mean) and np.array_equal(v, var)
+        assert np.array_equal(grad_scale, expected_scale) and np.array_equal(grad_shift, expected_shift)
+    total = np.abs(expected_grad).sum(axis=(0, 2, 3), dtype=np.float64)
+    np.testing.assert_array_less(np.abs(grad_bias - expected_grad.sum(axis=(0, 2, 3), dtype=np.float64)), 64 * np.finfo(dtype).eps * total + 1e-30)
+    assert fused(x, normalised, scale, shift, activation, slope, pooled, g, wants_bias=False)[-1] is None
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["", "pooled"])
+def test_the_gradient_may_be_written_over_the_input(pooled, dtype, rng):
+    x, scale, shift = drawn((3, 19, 9, 8), dtype, rng)
+    g = channels_last(rng.standard_normal((3, 19, 4, 4) if pooled else x.shape).astype(dtype))
+    _, mean, var, grad, *_ = fused(x, True, scale, shift, "relu", 0.0, pooled, g)
+    out, winners = empty_last(g.shape, dtype), empty_last(g.shape, np.int8)
+    _norm.norm_act_pool(x, True, scale, shift, None, None, 1e-5, "relu", 0.0, out, pooled, winners if pooled else None)
+    _norm.norm_act_pool_backward(g, x, True, scale, shift, mean, var, 1e-5, "relu", 0.0, x, pooled, winners if pooled else None, True)
+    assert np.array_equal(x, grad)
+
+
+def test_an_activation_in_place_is_told_from_its_output(dtype, rng):
+    """Without normalisation and pooling x, out and later the gradient are one array."""
+    for activation, slope in FOLLOWERS[1:]:
+        x, *_ = drawn((3, 19, 9, 8), dtype, rng)
+        g = channels_last(rng.standard_normal(x.shape).astype(dtype))
+        out, _, _, grad, *_ = fused(x, False, None, None, activation, slope, False, g)
+        _norm.norm_act_pool(x, False, None, None, None, None, 0.0, activation, slope, x, False, None)
+        assert np.array_equal(x, out)
+        _norm.norm_act_pool_backward(g, x, False, None, None, None, None, 0.0, activation, slope, x, False, None, False)
+        assert np.array_equal(x, grad)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["", "pooled"])
+@pytest.mark.parametrize(("activation", "slope"), FOLLOWERS, ids=str)
+def test_one_channel_is_channels_last_too(activation, slope, pooled, dtype, rng):
+    """Its array is C-contiguous at the same time, for which batch norm by itself has other kernels: equal up to rounding."""
+    x, scale, shift = rng.standard_normal((3, 1, 6, 7)).astype(dtype), np.array([1.5], dtype), np.array([-0.25], dtype)
+    for normalised in (False, True):
+        expected, _, _, backward = layer_by_layer(x, normalised, scale, shift, activation, slope, pooled)
+        g = rng.standard_normal(expected.shape).astype(dtype)
+        out, _, _, grad, grad_scale, grad_shift, _ = fused(x, normalised, scale, shift, activation, slope, pooled, g)
+        tolerance = {"rtol": 64 * np.finfo(dtype).eps, "atol": 64 * np.finfo(dtype).eps}
+        np.testing.assert_allclose(out, expected, **tolerance)
+        expected_grad, expected_scale, expected_shift = backward(g)
+        np.testing.assert_allclose(grad, expected_grad, **tolerance)
+        if normalised:
+            np.testing.assert_allclose(grad_scale, expected_scale, **tolerance)
+            np.testing.assert_allclose(grad_shift, expected_shift, **tolerance)
+
+
+@pytest.mark.parametrize("fmt", [channels_last, np.ascontiguousarray], ids=["channels_last", "contiguous"])
+@pytest.mark.parametrize("C", [1, 3, 17])
+def test_a_large_mean_costs_no_digits(C, fmt, dtype, rng):
+    """Mean 1e4, deviation 1e-2: squares of the values themselves would lose everything in float32. What is left is the rounding of the inputs."""
+    x = fmt((1e4 + 1e-2 * rng.standard_normal((8, C, 24, 25))).astype(dtype))
+    double = x.astype(np.float64)
+    mean, var = (double - 1e4).mean(axis=(0, 2, 3)) + 1e4, (double - 1e4).var(axis=(0, 2, 3))
+    output, m, v = cpu.batch_norm(x, None, None, None, None, 1e-12)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(m, mean, rtol=eps)
+    np.testing.assert_allclose(v, var, rtol=32 * eps)
+    expected = (double - mean[:, None, None]) / np.sqrt(var + 1e-12)[:, None, None]
+    # the mean itself is rounded to an element: that is up to eps * 1e4 / 1e-2 deviations
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1.5 * eps * 1e4 / np.sqrt(var.min()))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -12345.678, 1e20])
+def test_constant_channels_give_exactly_the_shift(value, dtype):
+    shift = np.linspace(-1, 1, 19).astype(dtype)
+    x = channels_last(np.full((3, 19, 8, 9), value, dtype))
+    g = channels_last(np.ones((3, 19, 4, 4), dtype))
+    out, mean, var, grad, grad_scale, *_ = fused(x, True, np.ones(19, dtype), shift, None, 0.0, True, g)
+    assert (mean == x[0, :, 0, 0]).all() and (var == 0).all()
+    assert (out == shift[:, None, None]).all()
+    assert (grad_scale == 0).all() and np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("pooled", [False, True], ids=["", "pooled"])
+@pytest.mark.parametrize(("activation", "slope"), FOLLOWERS, ids=str)
+def test_special_values_propagate(value, pooled, activation, slope, dtype, rng):
+    x, scale, shift = drawn((3, 19, 8, 9), dtype, rng)
+    x[1, 4, 2, 3] = value
+    for normalised in (False, True):
+        with np.errstate(invalid="ignore"):
+            expected, mean, var, backward = layer_by_layer(x, normalised, scale, shift, activation, slope, pooled)
+            g = channels_last(rng.standard_normal(expected.shape).astype(dtype))
+            out, m, v, grad, *_ = fused(x, normalised, scale, shift, activation, slope, pooled, g)
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(grad, backward(g)[0])
+
+
+def test_the_bits_do_not_depend_on_the_threads(dtype, rng):
+    x, scale, shift = drawn((7, 40, 29, 31), dtype, rng)
+    g = channels_last(rng.standard_normal((7, 40, 14, 15)).astype(dtype))
+    results = []
+    for threads in (1, 2, 3, 4):
+        cpu.set_num_threads(threads)
+        results.append(fused(x, True, scale, shift, "leaky_relu", 0.1, True, g))
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_layers_take_the_same_statistics(dtype, rng):
+    """Functional, on either memory format, and fused: the running statistics of a network do not depend on who runs it."""
+    x, scale, shift = drawn((4, 24, 9, 8), dtype, rng)
+    _, mean, var = fused(x, True, scale, shift, "relu", 0.0, False)
+    with_backend = F.batch_norm(x, None, None, scale, shift, training=True, return_stats=True)
+    assert np.array_equal(mean, with_backend[1]) and np.array_equal(var, with_backend[2])
+
+
+def test_an_empty_batch_gives_an_empty_result(dtype):
+    for C in (1, 17):
+        x = empty_last((0, C, 4, 4), dtype)
+        out, *_ = fused(x, True, np.ones(C, dtype), np.zeros(C, dtype), "relu", 0.0, True, empty_last((0, C, 2, 2), dtype))
+        assert out.shape == (0, C, 2, 2)
