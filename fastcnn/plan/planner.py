@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import NoneType
+from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -31,11 +31,20 @@ def chain(model: nn.Module, prefix: str = "") -> Iterator[Layer]:
         yield from chain(child, f"{prefix}.{name}" if prefix else name)
 
 
-# The layers that plans take apart; every other one runs as itself.
-TAKEN = frozenset((nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.Linear))
-# What the options of those are.
-PLAIN = frozenset((int, float, bool, str, tuple, NoneType))
-NOTHING: frozenset = frozenset()
+# The layers that plans take apart, and the options of each that a plan depends on; every other layer runs as itself. attrgetter reads them all at once.
+MODE = ("training", "requires_input_grad", "saves_for_backward")
+POOL = ("kernel_size", "stride", "padding", "ceil_mode")
+TAKEN = {
+    nn.Conv2d: attrgetter(*MODE, "weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode", "kernel_size", "in_channels", "out_channels"),
+    nn.BatchNorm2d: attrgetter(*MODE, "weight", "bias", "eps", "num_features", "track_running_stats"),
+    nn.Linear: attrgetter(*MODE, "weight", "bias", "in_features", "out_features"),
+    nn.ReLU: attrgetter(*MODE),
+    nn.LeakyReLU: attrgetter(*MODE, "negative_slope"),
+    nn.MaxPool2d: attrgetter(*MODE, *POOL, "dilation", "return_indices"),
+    nn.AvgPool2d: attrgetter(*MODE, *POOL, "count_include_pad", "divisor_override"),
+    nn.Flatten: attrgetter(*MODE, "start_dim", "end_dim"),
+}
+WEIGHTED = frozenset((nn.Conv2d, nn.BatchNorm2d, nn.Linear))
 
 
 def replaced(layer: nn.Module) -> bool:
@@ -87,7 +96,11 @@ class Planner:
             return None
         held: list[Any] = []
         key = (x.shape, x.dtype.char, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state(held))
-        plan, _ = self._plans.pop(key, (None, None))
+        try:
+            plan, _ = self._plans.pop(key, (None, None))
+        except TypeError:  # an option given as a list
+            key = (repr(key),)
+            plan, _ = self._plans.pop(key, (None, None))
         if plan is None:
             try:
                 plan = self.build(x.shape, x.dtype, training, x.flags.c_contiguous)
@@ -112,17 +125,21 @@ class Planner:
             if type(layer) is nn.Residual:
                 stack += [path for path in (layer.shortcut, layer.body) if path is not None]
             held.append(layer)
-            state += id(layer), layer.training, layer.saves_for_backward, layer.requires_input_grad
-            options = PLAIN if type(layer) in TAKEN else NOTHING
-            for name in values:
-                value = values[name]
-                kind = type(value)
-                if kind is nn.Parameter:
-                    held.append(value.data)
-                    state += id(value.data), value.requires_grad
-                elif kind in options and name != "_saved":
-                    state.append(value)
-            if "forward" in values or "backward" in values:
+            kind = type(layer)
+            options = TAKEN.get(kind)
+            if options is None:
+                state += id(layer), layer.training, layer.requires_input_grad
+                continue
+            state.append(options(layer))
+            if kind in WEIGHTED:
+                for parameter in (layer.weight, layer.bias):
+                    if parameter is not None:
+                        held.append(parameter.data)
+                        state += id(parameter.data), parameter.requires_grad
+            if kind is nn.BatchNorm2d:
+                state += layer.running_mean is None, layer.running_var is None
+            state.append(id(layer))
+            if replaced(layer):
                 state.append("replaced")
         return state
 
