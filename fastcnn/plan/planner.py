@@ -97,10 +97,10 @@ class Planner:
         held: list[Any] = []
         key = (x.shape, x.dtype.char, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state(held))
         try:
-            plan, _ = self._plans.pop(key, (None, None))
+            hash(key)
         except TypeError:  # an option given as a list
             key = (repr(key),)
-            plan, _ = self._plans.pop(key, (None, None))
+        plan, _ = self._plans.pop(key, (None, None))
         if plan is None:
             try:
                 plan = self.build(x.shape, x.dtype, training, x.flags.c_contiguous)
