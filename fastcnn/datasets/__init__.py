@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from . import transforms
+from .augment import Compose, RandomCrop, RandomHorizontalFlip
 from .batches import Batches
 from .cifar import cifar10
 from .dataset import Dataset, DatasetError, Splits, split
@@ -18,12 +19,15 @@ from .digits import digits
 from .download import cache_dir
 from .folder import image_folder
 from .idx import fashion_mnist, mnist, read_idx
-from .transforms import RandomCrop, RandomHorizontalFlip, Rescale, Standardize, pad_to, resize
+from .prefetch import Prefetch
+from .transforms import Rescale, Standardize, pad_to, resize
 
 __all__ = [
     "Batches",
+    "Compose",
     "Dataset",
     "DatasetError",
+    "Prefetch",
     "RandomCrop",
     "RandomHorizontalFlip",
     "Rescale",
