@@ -18,6 +18,7 @@ from fastcnn.datasets import Batches, Dataset
 from fastcnn.recipes.base import Recipe, RecipeData, Setup
 from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
+from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.folder import versions
 from fastcnn.train.trainer import INFERENCE_BATCH
 
@@ -220,8 +221,8 @@ def _run(
 
 
 def _measure(recipe: Recipe, data: str, trainer: Trainer, test: Dataset, transform: Any, folder: Path) -> Result:
-    dtype = next(trainer.model.parameters()).dtype
-    logits = np.concatenate([trainer.predict(x) for x, _ in Batches(test, INFERENCE_BATCH, transform=transform, dtype=dtype)])
+    with ahead(evaluation_batches(test, trainer.model, INFERENCE_BATCH, transform), prefetch=True) as coming:
+        logits = np.concatenate([trainer.predict(x) for x, _ in coming])
     confusion = metrics.confusion_matrix(logits, test.labels, test.num_classes)
     return Result(recipe, data, float(trainer.loss(logits, test.labels)), metrics.accuracy(logits, test.labels), confusion, test.classes, folder)
 

@@ -12,7 +12,7 @@ import numpy as np
 from fastcnn import checkpoint, metrics
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.random import default_rng
-from fastcnn.train.data import evaluation_batches
+from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.history import History
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -75,15 +75,15 @@ class Trainer:
         self.iteration += 1
         return float(value)
 
-    def evaluate(self, data: Any, batch_size: int = INFERENCE_BATCH) -> dict[str, float]:
+    def evaluate(self, data: Any, batch_size: int = INFERENCE_BATCH, prefetch: int = True) -> dict[str, float]:
         """{"loss": ..., <metric>: ...} on a Dataset, an (x, y) pair or an iterable of (x, y) batches, in evaluation mode.
 
         All logits are gathered first, so that every metric and every weighting of the loss is exact and independent of the batch size.
-        A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean".
+        A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean". prefetch is as in fit.
         """
         logits, targets = [], []
-        with evaluating(self.model):
-            for x, y in evaluation_batches(data, self.model, batch_size):
+        with evaluating(self.model), ahead(evaluation_batches(data, self.model, batch_size), prefetch) as coming:
+            for x, y in coming:
                 logits.append(self.model(x))
                 targets.append(np.asarray(y))
             if not targets or not sum(map(len, targets)):
