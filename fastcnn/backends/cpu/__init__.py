@@ -11,9 +11,15 @@ from collections.abc import Callable
 from ..ops import OPS
 from .threads import brief_spinning, default_threads
 
-with brief_spinning():
-    from . import _runtime, select
-    from ._runtime import copy_probe, fma_probe
+try:
+    with brief_spinning():
+        from . import _runtime, select
+        from ._runtime import copy_probe, fma_probe
+except ImportError as error:
+    # A module that is not there at all is reported as a name missing from this package, with circular imports as the likely reason.
+    absent = isinstance(error, ModuleNotFoundError) or error.name == __name__
+    reason = "are not built" if absent else f"cannot be loaded ({error})"
+    raise ImportError(f"the compiled kernels {reason}: run `pip install -e .` in the source folder (needs a C compiler)", name=__name__) from error
 
 __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
            "record", "fma_probe", "copy_probe", *OPS]
