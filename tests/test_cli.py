@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastcnn
 from fastcnn import backend as backends
 from fastcnn import datasets
 from fastcnn.cli import main
@@ -201,6 +202,9 @@ def test_a_closed_pipe_is_no_error():
         (["summary", "nothing"], "no recipe 'nothing'"),
         (["train", "lenet", "--data", "cifar10"], "no setup for the data set 'cifar10', there are digits, mnist, fashion-mnist"),
         (["train", "lenet", "--data", "mnist", "--data-dir", "{tmp}/none", "--no-download"], "{tmp}/none"),
+        (["train", "lenet", "--data-dir", "{tmp}"], "digits come with the package and are read from no other place: leave out data_dir ({tmp})"),
+        (["train", "lenet", "--data", "digits", "--data-dir", "{tmp}"], "leave out data_dir ({tmp})"),
+        (["evaluate", "{run}", "--data-dir", "{tmp}"], "leave out data_dir ({tmp})"),
         (["train", "lenet", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
         (["train", "lenet", "--epochs", "many"], "--epochs: 'many' is not a whole number"),
         (["train", "lenet", "--batch-size", "2.5"], "--batch-size: '2.5' is not a whole number"),
@@ -241,6 +245,18 @@ def test_a_damaged_run_is_named(folder, tmp_path, capsys, file):
     (tmp_path / file).write_bytes(data[: len(data) // 2])
     code, out, err = run(capsys, "evaluate", tmp_path)
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and file in err
+
+
+def test_a_configuration_with_wrong_values_is_named_when_resuming(folder, tmp_path, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    config["options"]["lr"] = "0.1"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, out, err = run(capsys, "train", "lenet", "--resume", tmp_path)
+    assert code == 2 and out == "" and f"{tmp_path / 'config.json'}: lr must be " in err.splitlines()[-1]
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"fastcnn {fastcnn.__version__}\n", "")
 
 
 def test_a_missing_extra_is_named_before_any_work(tmp_path, capsys, monkeypatch):

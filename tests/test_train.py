@@ -197,6 +197,26 @@ def test_fit_learns_and_keeps_a_history(tmp_path):
         assert len(list(csv.reader(file))) == 9
 
 
+def test_no_epochs_train_nothing_and_leave_a_folder_to_go_on_from(tmp_path):
+    pytest.importorskip("safetensors", reason="the extra `train` is not installed")
+    one = trainer()
+    before = one.model.state_dict()
+    history = fit(one, problem(), problem(), epochs=0, progress=False, out=tmp_path)
+    assert len(history) == 0 and history.columns == [] and repr(history) == "History(0 epochs)"
+    assert same_bits(before, one.model.state_dict()) and (one.epoch, one.batch, one.iteration) == (0, 0, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "history.csv", "weights.safetensors"]
+    assert History.from_csv(tmp_path / "history.csv").rows == []
+    resumed = trainer()
+    resumed.resume(tmp_path / "checkpoint.safetensors")
+    assert same_bits(run_of(tmp_path / "straight", 1).model.state_dict(), run_on(resumed, 1))
+    assert len(fit(resumed, problem(), epochs=0, progress=False)) == 1  # it has seen more than that already
+
+
+def run_on(one, epochs):
+    fit(one, problem(), epochs=epochs, batch_size=8, progress=False)
+    return one.model.state_dict()
+
+
 def test_history_columns_and_errors():
     history = History([{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": 0.25, "val_loss": 0.5}])
     assert history["val_loss"] == [None, 0.5] and "val_loss" in history and "lr" not in history and len(history) == 2

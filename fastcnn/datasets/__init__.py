@@ -48,7 +48,15 @@ __all__ = [
     "transforms",
 ]
 
-_LOADERS = {"digits": lambda data_dir, download: digits(), "mnist": mnist, "fashion-mnist": fashion_mnist, "cifar10": cifar10}
+
+
+def _digits(data_dir: str | os.PathLike[str] | None, download: bool) -> Splits:
+    if data_dir is not None:
+        raise DatasetError(f"digits come with the package and are read from no other place: leave out data_dir ({os.fspath(data_dir)})")
+    return digits()
+
+
+_LOADERS = {"digits": _digits, "mnist": mnist, "fashion-mnist": fashion_mnist, "cifar10": cifar10}
 
 
 def names() -> list[str]:
@@ -59,7 +67,7 @@ def names() -> list[str]:
 def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bool = True) -> Splits:
     """A data set by name: "digits" (comes with the package), "mnist", "fashion-mnist" or "cifar10".
 
-    data_dir  where its files are, or are to be put; None: the cache folder (`cache_dir`: FASTCNN_DATA, else the user's)
+    data_dir  where its files are, or are to be put; None: the cache folder (`cache_dir`: FASTCNN_DATA, else the user's). Not for digits
     download  fetch files that are not there (needs the extra `data`)
     Raises    DatasetError if the name is unknown, nothing is found and download is False or fails, or a file is damaged
     """

@@ -19,10 +19,12 @@ from fastcnn.recipes.base import Recipe, RecipeData, Setup
 from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
 from fastcnn.train.data import ahead, evaluation_batches
-from fastcnn.train.folder import versions
+from fastcnn.train.folder import check_types, versions
 from fastcnn.train.trainer import INFERENCE_BATCH
 
 logger = logging.getLogger("fastcnn")
+
+_OPTION_TYPES = {"data": str, "epochs": int, "batch_size": int, "lr": (int, float), "seed": int}
 
 
 class LoadedRun(NamedTuple):
@@ -152,9 +154,9 @@ def resume(
     """Go on with the run in a folder, with the options it was started with, to the bits that it would have reached uninterrupted."""
     recipe, options, config = _configuration(path)
     data, seed = options["data"], options["seed"]
-    setup = recipe.setup(data, **{name: options[name] for name in Setup._fields})
+    setup = _setup(recipe, options)
     parts = recipe.datasets(data, config.get("data_dir") if data_dir is None else data_dir, download)
-    transform = recipe.transform(parts.train, config["transform"])
+    transform = _transform(path, recipe, config, parts.train)
     folder = RunFolder(path)
     random.manual_seed(seed)
     model = recipe.model(num_classes=parts.train.num_classes)
@@ -173,7 +175,7 @@ def load(path: str | os.PathLike[str]) -> LoadedRun:
     if not weights.exists() and (folder / "checkpoint.safetensors").exists():
         raise CheckpointError(path, f"the run is not finished: go on with it by `fastcnn train {recipe.name} --resume {os.fspath(path)}`")
     checkpoint.load_weights(weights, model)
-    return LoadedRun(recipe, model.eval(), recipe.transform(state=config["transform"]), tuple(config["classes"]), config)
+    return LoadedRun(recipe, model.eval(), _transform(path, recipe, config), tuple(config["classes"]), config)
 
 
 def evaluate(path: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, download: bool = True) -> Result:
@@ -257,12 +259,29 @@ def _configuration(path: str | os.PathLike[str]) -> tuple[Recipe, dict[str, Any]
     config = RunFolder.read_config(path)
     options = config["options"]
     missing = {"data", "seed", *Setup._fields} - options.keys() | {"classes", "transform"} - config.keys()
+    file = Path(path) / "config.json"
     if missing:
-        raise CheckpointError(Path(path) / "config.json", f"lacks {', '.join(sorted(missing))}")
+        raise CheckpointError(file, f"lacks {', '.join(sorted(missing))}")
+    check_types(file, options, _OPTION_TYPES)
     try:
-        return recipes.get(config["recipe"]), options, config
+        recipe = recipes.get(config["recipe"])
+        _setup(recipe, options)
     except ValueError as error:
-        raise CheckpointError(path, str(error)) from error
+        raise CheckpointError(file, str(error)) from error
+    if options["seed"] < 0:
+        raise CheckpointError(file, f"seed must be at least 0, got {options['seed']}")
+    return recipe, options, config
+
+
+def _setup(recipe: Recipe, options: Mapping[str, Any]) -> Setup:
+    return recipe.setup(options["data"], **{name: options[name] for name in Setup._fields})
+
+
+def _transform(path: str | os.PathLike[str], recipe: Recipe, config: Mapping[str, Any], train: Dataset | None = None) -> Any:
+    try:
+        return recipe.transform(train, config["transform"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(Path(path) / "config.json", f"its transform cannot be restored ({type(error).__name__}: {error})") from error
 
 
 def _state(transform: Any) -> Mapping[str, Any]:

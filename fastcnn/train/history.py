@@ -54,6 +54,8 @@ class History:
     def to_csv(self) -> str:
         """The table as CSV text with a header line; floats in full, so that equal runs give equal files but for the seconds."""
         text = io.StringIO()
+        if not self.rows:
+            return ""
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)

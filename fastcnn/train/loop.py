@@ -45,7 +45,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     prefetch: int = True,
 ) -> History:
-    """Train a model until it has seen `epochs` epochs in all, and return the history (one row per epoch).
+    """Train a model until it has seen `epochs` epochs in all, and return the history (one row per epoch); 0 trains nothing.
 
     model      a fastcnn.nn module, or a Trainer, which brings its own loss, optimizer, schedule and metrics; one that was resumed, or that
                has trained before, goes on at its epoch (and batch) instead of starting anew
@@ -83,6 +83,7 @@ def fit(
     if trainer.iteration == 0:
         manual_seed(seed)
     folder = None if out is None else RunFolder(out)
+    before = trainer.epoch
     with deferred_interrupt() as interrupted:
         stop = False
         while trainer.epoch < epochs and not stop:
@@ -103,6 +104,8 @@ def fit(
             if interrupted():
                 raise TrainingInterrupted(trainer.epoch, folder.checkpoint if folder else None)
     if folder is not None:
+        if trainer.epoch == before:  # nothing was trained, and the folder is complete all the same
+            folder.save_progress(trainer)
         folder.save_weights(trainer.model)
     return trainer.history
 
