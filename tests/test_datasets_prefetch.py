@@ -3,6 +3,8 @@
 import contextvars
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -182,6 +184,20 @@ def test_a_forked_child_is_told_and_can_start_its_own():
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert list(ahead) == list(range(1, 100))
+
+
+def test_a_program_may_end_in_the_middle():
+    code = """
+import numpy as np
+from fastcnn.datasets import Prefetch
+def endless():
+    while True:
+        yield np.sort(np.random.default_rng(0).random(100_000))
+ahead = Prefetch(endless())
+next(ahead)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("depth", [-1, 1.5])

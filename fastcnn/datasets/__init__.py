@@ -3,7 +3,10 @@
     train, test = datasets.load("digits")                      # in the package; "mnist", "fashion-mnist", "cifar10" are read or downloaded
     train, val = datasets.split(train, [0.9, 0.1], seed=0, stratify=True)
     standardize = datasets.Standardize.fit(train)
-    for x, y in datasets.Batches(train, 64, shuffle=True, seed=0, transform=standardize): ...
+    augment = datasets.Compose([datasets.RandomCrop(8, padding=1), standardize])
+    batches = datasets.Batches(train, 64, shuffle=True, seed=0, transform=augment)
+    with datasets.Prefetch(batches) as ahead:                  # in a thread of its own; `fit` does this by itself
+        for x, y in ahead: ...
 """
 
 from __future__ import annotations
