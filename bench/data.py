@@ -14,6 +14,7 @@ from bench import report
 from fastcnn import datasets, recipes
 from fastcnn.backend import use_backend
 from fastcnn.datasets import Batches, Compose, Dataset, RandomCrop, RandomHorizontalFlip, Standardize
+from fastcnn.datasets.prefetch import DEPTH
 
 KIND = "data"
 
@@ -53,7 +54,7 @@ def run(settings: Settings, header: dict[str, str]) -> dict:
 
 def _epochs(recipe: recipes.Recipe, batches: Batches, settings: Settings) -> list[dict]:
     """Epochs of LeNet as fit() runs them: their seconds, and those of them in which the step waited for data."""
-    modes = {"ahead": True, "when asked for": False}
+    modes = {"as fit chooses": True, "ahead": DEPTH, "when asked for": 0}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
     with use_backend(settings.backend):
         trainer = recipe.trainer(recipe.model(rng=0), data="mnist")

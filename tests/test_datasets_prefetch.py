@@ -141,6 +141,23 @@ def test_wait_counts_the_seconds_without_an_item():
         assert ahead.wait < 0.02
 
 
+@pytest.mark.parametrize(("seconds", "thread"), [([0.03, 0, 0, 0, 0.03, 0], 0), ([0, 0.03, 0.03, 0, 0.03, 0], 0), ([0] + [0.03] * 5, 1)])
+def test_cheap_items_are_made_without_a_thread(seconds, thread):
+    """The first does not count, one that was disturbed does not decide."""
+
+    def items():
+        for number, pause in enumerate(seconds):
+            time.sleep(pause)
+            yield number
+
+    with Prefetch(items(), 2, cheap=0.02) as ahead:
+        got = []
+        for number in ahead:
+            got.append((number, len(threads())))
+    assert got[:4] == [(0, 0), (1, 0), (2, 0), (3, thread)] and [number for number, _ in got] == list(range(6))
+    assert not threads() and ahead.wait >= seconds[0] + seconds[1]
+
+
 def test_waiting_takes_no_processor_time():
     def one_late():
         time.sleep(0.3)

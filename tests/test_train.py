@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -308,13 +309,26 @@ def prefetching():
 @pytest.mark.parametrize(("prefetch", "expected"), [(True, 1), (3, 1), (0, 0), (False, 0)])
 def test_training_and_measuring_make_batches_ahead_in_one_thread(prefetch, expected):
     seen, one = [], trainer(metrics={"threads": lambda logits, target: seen.append(len(prefetching())) or 0.0})
-    endless = datasets.Dataset(*problem(400), ("a", "b", "c"))
-    fit(one, endless, epochs=1, batch_size=4, progress=False, prefetch=prefetch)
+    data = datasets.Dataset(*problem(400), ("a", "b", "c"))
+
+    def costly(images):
+        time.sleep(0.002)
+        return images
+
+    batches = datasets.Batches(data, 4, transform=costly)
+    fit(one, batches, epochs=1, progress=False, prefetch=prefetch)
     assert max(seen[:50]) == expected and not prefetching()
     forward, seen_measuring = one.model.forward, []
     one.model.forward = lambda x: seen_measuring.append(len(prefetching())) or forward(x)
-    one.evaluate(endless, 4, prefetch=prefetch)
+    one.evaluate(batches, prefetch=prefetch)
     assert max(seen_measuring[:50]) == expected and not prefetching()
+
+
+def test_batches_that_cost_nothing_are_made_in_the_loop(monkeypatch):
+    monkeypatch.setattr("fastcnn.train.data.CHEAP", 10.0)
+    seen = []
+    fit(trainer(metrics={"threads": lambda *_: seen.append(len(prefetching())) or 0.0}), problem(400), epochs=1, batch_size=4, progress=False)
+    assert set(seen) == {0}
 
 
 def test_an_iterable_of_the_caller_s_own_stays_in_its_thread():

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastcnn.datasets import Batches, Dataset, Prefetch
 from fastcnn.datasets.augment import without_random
-from fastcnn.datasets.prefetch import DEPTH
+from fastcnn.datasets.prefetch import CHEAP, DEPTH
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -65,14 +65,13 @@ def evaluation_batches(data: Any, model: Any, batch_size: int, transform: Any = 
 def ahead(batches: Iterable[Batch], prefetch: int, first: int = 0) -> Prefetch:
     """The batches from number `first` on, made ahead in a thread where they are ours; an iterable of the caller's own stays in his thread.
 
-    prefetch  how many to make ahead; True: as many as pay, 0 or False: none
+    prefetch  how many to make ahead; True: as many as pay, none where a batch costs less than handing it over; 0 or False: none
     """
-    if isinstance(batches, (Batches, PairBatches)):
-        several = len(batches) - first > 1  # a single one cannot be made beside another's step
-        depth = 0 if not several else DEPTH if prefetch is True else prefetch
-    else:
-        depth = 0
-    return Prefetch(islice(batches, first, None), depth)
+    own = isinstance(batches, (Batches, PairBatches))
+    if not own or len(batches) - first < 2:  # a single one cannot be made beside another's step
+        prefetch = 0
+    depth, cheap = (DEPTH, CHEAP) if prefetch is True else (int(prefetch), 0.0)
+    return Prefetch(islice(batches, first, None), depth, cheap)
 
 
 def _batches(data: Any, model: Any, batch_size: int, shuffle: bool, seed: int, transform: Any, argument: str) -> Any:

@@ -62,8 +62,9 @@ def fit(
                the logger "fastcnn"; False: neither
     callbacks  called as callback(trainer, row) after every epoch, row being its line of the history; may raise StopTraining
     out        folder for checkpoint.safetensors and history.csv (written after every epoch) and weights.safetensors (at the end)
-    prefetch   batches are cut, augmented and converted this many steps ahead, in one background thread; True: as many as pay, 0 or False:
-               none. The results are the same bits, unless a transform shares state with the model (draws from its random generator)
+    prefetch   batches are cut, augmented and converted this many steps ahead, in one background thread; True: as many as pay (none where
+               a batch costs less than handing it over), 0 or False: none. The results are the same bits, unless a transform shares state
+               with the model (draws from its random generator)
 
     Raises TrainingDiverged when the loss is no longer finite. Ctrl-C finishes the batch, saves, and raises TrainingInterrupted.
     """
