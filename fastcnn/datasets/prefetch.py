@@ -14,7 +14,8 @@ from typing import Any
 DEPTH = 2  # one to hand over and one in the making hide a batch's time wherever it is below a step's; 4 measured no better
 
 # Where every CPU computes already, handing an item over costs the computing threads about 0.1 ms (they lose the CPU 3 times per step instead of
-# 0.1 times): a LeNet step of 1.6 ms was 5 % slower with its 0.04 ms batches made in another thread, and as fast or faster with 0.2 ms and more.
+# 0.1 times): on 2 CPUs with 2 computing threads, a LeNet step of 1.6 ms was 5 to 8 % slower with its 0.04 ms batches made in another thread. With
+# batches of 0.3 ms and more the two came out even there, and steps were 8 to 14 % shorter where a CPU was free.
 CHEAP = 2e-4
 
 _TRIAL = 4  # items that tell whether they are cheap; the first, which also shuffles, does not count
