@@ -15,6 +15,7 @@ COMMANDS = {
     "inference": "the recipes' networks in evaluation mode, a batch and one image at a time",
     "layers": "the recipes layer by layer, forward and backward",
     "overhead": "import time and the cost of a call without arithmetic",
+    "data": "images per second of the data path, and the share of a LeNet epoch that waits for it",
     "readme": "fill the tables of bench/README.md from bench/results/*.json",
 }
 
@@ -39,8 +40,13 @@ def parser(command: str) -> argparse.ArgumentParser:
     if command in ("step", "layers", "inference"):
         made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: all)")
         made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
+    if command == "data":
+        made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
+        made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
+        made.add_argument("--batch", type=_positive, default=64, help="images per step (default 64)")
     if command != "roofline":
         made.add_argument("--backend", default="cpu", help="the backend of ours that is measured (default cpu)")
+    if command not in ("roofline", "data"):
         made.add_argument("--peers", default="auto", help="auto (what is installed), none, or a list of torch,reference")
     made.add_argument("--threads", type=_positive, default=environment.usable_cpus(), help="workers of each library (default: all CPUs)")
     made.add_argument("--repeats", type=_positive, help=f"timed turns of each library (default {REPEATS})")
@@ -62,12 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.repeats = args.repeats or (SHORT_REPEATS if args.short else REPEATS)
 
     from bench import peers, problems
+    from fastcnn.datasets import DatasetError
 
     try:
         args.peers = peers.chosen(getattr(args, "peers", "none"))
         neighbours = environment.Neighbours()
         document = _measure(command, args)
-    except (problems.ProblemError, peers.Unusable) as error:
+    except (problems.ProblemError, peers.Unusable, DatasetError) as error:
         options.error(str(error))
     document["header"]["other processes"] = environment.neighbours_text(neighbours.busy())
     return _deliver(document, args.json)
@@ -75,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(command: str, args: argparse.Namespace) -> dict:
     """Run the command; only the modules that it needs are imported."""
-    from bench import convs, overhead, peers, roofline, steps
+    from bench import convs, data, overhead, peers, roofline, steps
 
     backend = getattr(args, "backend", "cpu")
     peers.check_backend(backend)
@@ -85,6 +92,9 @@ def _measure(command: str, args: argparse.Namespace) -> dict:
         return roofline.run(args.threads, header, args.repeats)
     if command == "overhead":
         return overhead.run(backend, args.peers, args.threads, header, args.repeats)
+    if command == "data":
+        images = args.images or (data.SHORT_IMAGES if args.short else data.IMAGES)
+        return data.run(data.Settings(args.batch, images, args.data_dir, backend, args.threads, args.repeats), header)
     if command in ("step", "layers", "inference"):
         settings = steps.Settings(args.recipes, args.batch, backend, args.peers, args.threads, args.repeats)
         return steps.run(command, settings, header)

@@ -31,8 +31,8 @@ def _load(name: str) -> ModuleType:
         return importlib.import_module(f"fastcnn.backends.{name}")
     except ImportError as error:
         raise RuntimeError(
-            f'backend "{name}" cannot be used: {error}. Build it with "pip install ." in the source tree (needs a C compiler), or choose the '
-            f'NumPy implementation with FASTCNN_BACKEND=reference or fastcnn.use_backend("reference")'
+            f'backend "{name}" cannot be used: {error}. The NumPy implementation is there in any case: FASTCNN_BACKEND=reference or '
+            f'fastcnn.use_backend("reference")'
         ) from error
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastcnn import backend
+from fastcnn import __version__, backend
 
 logger = logging.getLogger("fastcnn")
 
@@ -199,9 +199,7 @@ def _recipes(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    import fastcnn
-
-    facts = {"fastcnn": fastcnn.__version__} | backend.config()
+    facts = {"fastcnn": __version__} | backend.config()
     if arguments.json:
         _print_json(facts)
     else:
@@ -258,6 +256,7 @@ def _number(convert: Callable[[str], Any], minimum: float, inclusive: bool = Tru
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastcnn", description="Train and use convolutional networks on the CPU.")
+    parser.add_argument("--version", action="version", version=f"fastcnn {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -267,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", help="data set to train on (default: the recipe's)")
     train.add_argument("--epochs", type=_number(int, 1), help="passes over the training set (default: the recipe's)")
     train.add_argument("--batch-size", type=_number(int, 1), help="images per training step (default: the recipe's)")
-    train.add_argument("--lr", type=_number(float, 0, inclusive=False), help="first learning rate (default: the recipe's)")
+    train.add_argument("--lr", type=_number(float, 0, inclusive=False), help="learning rate at the peak of the recipe's schedule (default: the recipe's)")
     train.add_argument("--subset", type=_number(int, 1), metavar="N", help="train on N of the training images only, each class in its proportion")
     train.add_argument("--seed", type=_number(int, 0), help="of weights, order and dropout; the same seed gives the same bits (default: 0)")
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE-DATE-TIME)")
@@ -286,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=_number(int, 1), default=3, metavar="K", help="classes to name, the likeliest first (default: 3)")
 
     for command in (train, evaluate):
-        command.add_argument("--data-dir", metavar="DIR", help="where the data set's files are (default: the cache folder)")
+        command.add_argument("--data-dir", metavar="DIR", help="where the data set's files are (default: the cache folder); not for digits")
         command.add_argument("--download", action=argparse.BooleanOptionalAction, default=True, help="fetch missing data set files (default: yes)")
     for command in (train, evaluate, predict):
         command.add_argument("--backend", choices=backend.NAMES, help="what computes (default: FASTCNN_BACKEND or cpu)")

@@ -1,5 +1,7 @@
 """The `backend` fixture: a test that asks for it runs once on every backend. An unusable one shows as a skip with its reason."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,12 @@ if _REASONS["cpu"] is not None:
 def backend(request):
     with backends.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    yield
+    assert "fastcnn-prefetch" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["f32", "f64"])

@@ -2,9 +2,12 @@
 
 import contextvars
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,8 +59,8 @@ def test_an_unknown_backend_is_named():
         backends.use_backend("gpu")
 
 
-def run(code, **environment):
-    return subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
+def run(code, cwd=None, **environment):
+    return subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, cwd=cwd)
 
 
 def test_environment_variable_chooses_the_default():
@@ -66,12 +69,39 @@ def test_environment_variable_chooses_the_default():
     assert "backend 'gpu' does not exist" in run(code, FASTCNN_BACKEND="gpu").stderr
 
 
-def test_a_backend_that_is_not_built_says_how_to_get_it():
-    code = "import sys; sys.modules['fastcnn.backends.cpu'] = None; import fastcnn.backend as b; print(b.available()['cpu']); b.current()"
-    result = run(code, FASTCNN_BACKEND="")
-    assert "fastcnn.backends.cpu" in result.stdout
-    for part in ('RuntimeError: backend "cpu" cannot be used: ', "pip install", "FASTCNN_BACKEND=reference"):
-        assert part in result.stderr
+def source_folder(path, *left_out):
+    """A copy of the package as it lies in the repository, without what matches the patterns."""
+    shutil.copytree(Path(backends.__file__).parent, path / "fastcnn", ignore=shutil.ignore_patterns("__pycache__", *left_out))
+    return path
+
+
+USE_CPU = "import fastcnn, fastcnn.backend as b; print(fastcnn.__file__, b.available()['cpu'], sep=chr(10)); b.current()"
+
+
+@CPU
+@pytest.mark.parametrize("absent", ["_*.so", "_norm.*.so", "_lanes.*.so"], ids=["nothing_built", "one_file_missing", "one_of_plans_missing"])
+def test_a_backend_that_is_not_built_says_how_to_build_it(absent, tmp_path):
+    result = run(USE_CPU, source_folder(tmp_path, absent), FASTCNN_BACKEND="")
+    path, reason = result.stdout.splitlines()
+    assert path.startswith(str(tmp_path)) and reason.startswith("the compiled kernels are not built: run `pip install -e .`")
+    last = result.stderr.splitlines()[-1]
+    for part in ('RuntimeError: backend "cpu" cannot be used: the compiled kernels are not built: run `pip install -e .`', "FASTCNN_BACKEND=reference"):
+        assert part in last
+    assert "circular" not in last
+
+
+@CPU
+def test_a_backend_that_cannot_be_loaded_says_why(tmp_path):
+    folder = source_folder(tmp_path, "_norm.*.so") / "fastcnn" / "backends" / "cpu"
+    (folder / f"_norm{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    last = run(USE_CPU, tmp_path, FASTCNN_BACKEND="").stderr.splitlines()[-1]
+    assert "the compiled kernels cannot be loaded (" in last and "_norm" in last and "run `pip install -e .`" in last
+
+
+@CPU
+def test_an_instruction_set_that_does_not_exist_is_no_reason_to_build():
+    last = run(USE_CPU, FASTCNN_BACKEND="", FASTCNN_ISA="foo").stderr.splitlines()[-1]
+    assert "FASTCNN_ISA=foo" in last and "pip install" not in last and "not built" not in last
 
 
 def test_explain_on_the_reference_backend():

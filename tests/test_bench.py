@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import checks, compare, convs, environment, overhead, peers, problems, readme, report, steps, timing
+from bench import checks, compare, convs, data, environment, overhead, peers, problems, readme, report, steps, timing
 from bench.__main__ import main
 from bench.peers import OPS, Fastcnn, Operands
 from bench.problems import Problem, ProblemError
-from fastcnn import backend, nn, recipes
+from fastcnn import backend, datasets, nn, recipes
 from fastcnn.backend import use_backend
 
 ROOT = Path(__file__).parents[1]
@@ -422,6 +422,28 @@ def test_overhead_runs_on_the_reference_alone(capsys):
     assert main(["overhead", "--backend", "reference", "--peers", "none", "--short"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in [*overhead.CALLS, "conv2d forward", "fastcnn.functional"])
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_data_states_rates_and_waiting(found, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FASTCNN_DATA", str(tmp_path / "empty"))
+    monkeypatch.setattr(data, "SHORT_IMAGES", 48)
+    if found:
+        made = data._generated(60, (1, 28, 28))
+        monkeypatch.setattr(datasets, "load", lambda name, data_dir, download: datasets.Splits(made, made))
+    assert main(["data", "--backend", "reference", "--short", "--batch", "16", "--json", str(tmp_path / "out.json")]) == 0
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["settings"]["source"] == ("MNIST" if found else "random numbers of MNIST's shape")
+    assert [row["images"] for row in document["passes"]] == [48] * 3 and all(row["maximum"] >= row["median"] > 0 for row in document["passes"])
+    assert all(0 < row["share"] <= row["share median"] < 1 and row["seconds"] > 0 for row in document["epochs"])
+    text = capsys.readouterr().out
+    assert "random crop and flip" in text and "when asked for" in text
+
+
+def test_data_that_is_not_where_it_should_be_is_a_mistake(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "--backend", "reference", "--data-dir", str(tmp_path)])
+    assert str(tmp_path) in capsys.readouterr().err
 
 
 def test_overhead_calls_mean_the_same_in_torch():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastcnn
 from fastcnn import backend as backends
 from fastcnn import datasets, recipes
 from fastcnn.cli import _RECIPE_OPTIONS, main
@@ -114,7 +115,7 @@ def test_resume_of_a_finished_run_reports_again(folder, capsys):
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     """A real process and a real signal: exit code 130, and the resumed run ends like an uninterrupted one."""
     environment = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "fastcnn", "train", "lenet", "--epochs", "3", "--batch-size", "16"]
+    command = [sys.executable, "-m", "fastcnn", "train", "lenet", "--epochs", "12", "--batch-size", "16"]  # not over before the signal is there
     process = subprocess.Popen([*command, "--out", "halted"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "halted" / "checkpoint.safetensors").exists():
@@ -278,6 +279,9 @@ def test_summary_takes_a_recipe_s_options(capsys):
         (["train", "wide-256"], "wide-256: name a folder of pictures, in a sub-folder for each class, by --data-dir"),
         (["train", "wide-256", "--data-dir", "{tmp}/none"], "image_folder: no folder {tmp}/none"),
         (["train", "wide-256", "--data-dir", "{tmp}"], "has no sub-folders; one per class is expected"),
+        (["train", "lenet", "--data-dir", "{tmp}"], "digits come with the package and are read from no other place: leave out data_dir ({tmp})"),
+        (["train", "lenet", "--data", "digits", "--data-dir", "{tmp}"], "leave out data_dir ({tmp})"),
+        (["evaluate", "{run}", "--data-dir", "{tmp}"], "leave out data_dir ({tmp})"),
         (["train", "lenet", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
         (["train", "lenet", "--epochs", "many"], "--epochs: 'many' is not a whole number"),
         (["train", "lenet", "--batch-size", "2.5"], "--batch-size: '2.5' is not a whole number"),
@@ -318,6 +322,18 @@ def test_a_damaged_run_is_named(folder, tmp_path, capsys, file):
     (tmp_path / file).write_bytes(data[: len(data) // 2])
     code, out, err = run(capsys, "evaluate", tmp_path)
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and file in err
+
+
+def test_a_configuration_with_wrong_values_is_named_when_resuming(folder, tmp_path, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    config["options"]["lr"] = "0.1"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, out, err = run(capsys, "train", "lenet", "--resume", tmp_path)
+    assert code == 2 and out == "" and f"{tmp_path / 'config.json'}: lr must be " in err.splitlines()[-1]
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"fastcnn {fastcnn.__version__}\n", "")
 
 
 def test_a_missing_extra_is_named_before_any_work(tmp_path, capsys, monkeypatch):

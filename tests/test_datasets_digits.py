@@ -43,3 +43,5 @@ def test_load_by_name():
     assert datasets.names() == ["digits", "mnist", "fashion-mnist", "cifar10"]
     with pytest.raises(datasets.DatasetError, match="no data set 'emnist'; there are digits, mnist"):
         datasets.load("emnist")
+    with pytest.raises(datasets.DatasetError, match=r"digits come with the package .*leave out data_dir \(somewhere\)"):
+        datasets.load("digits", "somewhere")

@@ -9,8 +9,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcnn.datasets import Batches, Dataset, DatasetError, LazyImages, Standardize, image_folder, save_image_folder, split, textures
+from fastcnn import nn
+from fastcnn.datasets import (
+    Batches,
+    Dataset,
+    DatasetError,
+    LazyImages,
+    Prefetch,
+    RandomCrop,
+    Standardize,
+    image_folder,
+    save_image_folder,
+    split,
+    textures,
+)  # fmt: skip
 from fastcnn.datasets import folder as folder_module
+from fastcnn.train import fit
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
@@ -219,6 +233,34 @@ def test_a_lazy_folder_reads_one_batch_at_a_time(woven, monkeypatch):
     assert len(read) == 2
     next(batches)
     assert len(read) == 3
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_lazy_folder_is_read_ahead(woven, depth):
+    _, folder = woven
+    lazy, whole = (image_folder(folder, size=16, max_bytes=limit) for limit in (0, None))
+    augment = [RandomCrop(16, padding=2), Standardize.fit(whole)]
+    with Prefetch(Batches(lazy, 5, shuffle=True, seed=2, transform=augment), depth) as ahead:
+        batches = list(ahead)
+    for (x, y), (a, b) in zip(batches, Batches(whole, 5, shuffle=True, seed=2, transform=augment), strict=True):
+        assert np.array_equal(x, a) and np.array_equal(y, b)
+    last = max(folder.rglob("*.png"))
+    last.write_bytes(last.read_bytes()[:-40])
+    with Prefetch(Batches(lazy, 5), depth) as ahead:
+        assert len(next(ahead)[1]) == len(next(ahead)[1]) == 5
+        with pytest.raises(DatasetError, match=f"{last.name}: not a readable image"):
+            next(ahead)
+
+
+def test_a_lazy_folder_trains_to_the_same_bits(woven):
+    _, folder = woven
+    seen = []
+    for limit, prefetch in ((None, 0), (0, 0), (0, True), (0, 2)):
+        data = image_folder(folder, size=16, gray=True, max_bytes=limit)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 6, rng=1))
+        history = fit(model, data, data, epochs=2, batch_size=4, transform=Standardize.fit(data), progress=False, prefetch=prefetch)
+        seen.append((history["train_loss"], history["val_loss"], [array.tobytes() for array in model.state_dict().values()]))
+    assert seen[1:] == seen[:1] * 3
 
 
 def test_a_lazy_folder_names_the_file_that_is_damaged(woven):

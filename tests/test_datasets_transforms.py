@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastcnn import datasets
-from fastcnn.datasets import Dataset, RandomCrop, RandomHorizontalFlip, Rescale, Standardize, pad_to, resize, transforms
+from fastcnn.datasets import Dataset, Rescale, Standardize, pad_to, resize, transforms
 
 RNG = np.random.default_rng(0)
 
@@ -187,44 +187,3 @@ def test_resize_digits_for_lenet():
 def test_resize_refuses(images, size, mode, error, message):
     with pytest.raises(error, match=message):
         resize(images, size, mode)
-
-
-# augmentation
-
-
-def test_random_crop_gives_every_shift():
-    images = random_images(400, 2, 4, 5)
-    before, output = images.copy(), RandomCrop(1)(images, np.random.default_rng(0))
-    assert output.shape == images.shape and output.dtype == images.dtype and np.array_equal(images, before)
-    padded, seen = pad_to(images, (6, 7)), set()
-    for i in range(len(images)):
-        places = [(top, left) for top in range(3) for left in range(3) if np.array_equal(output[i], padded[i, :, top : top + 4, left : left + 5])]
-        assert len(places) == 1
-        seen.update(places)
-    assert len(seen) == 9
-
-
-def test_random_crop_value_and_no_padding():
-    images = random_images(50, 1, 2, 2) // 2
-    assert 200 in RandomCrop(1, value=200)(images, np.random.default_rng(0))
-    assert np.array_equal(RandomCrop(0)(images, np.random.default_rng(0)), images)
-
-
-@pytest.mark.parametrize("p", [0, 0.5, 1])
-def test_random_horizontal_flip(p):
-    images = random_images(300, 2, 3, 4)
-    before, output = images.copy(), RandomHorizontalFlip(p)(images, np.random.default_rng(0))
-    assert np.array_equal(images, before) and not np.shares_memory(images, output)
-    kept = (output == images).all(axis=(1, 2, 3))
-    flipped = (output == images[..., ::-1]).all(axis=(1, 2, 3))
-    assert (kept ^ flipped).all() and abs(flipped.mean() - p) < 0.1
-
-
-def test_augmentations_print_and_refuse():
-    assert (repr(RandomCrop(4)), repr(RandomHorizontalFlip())) == ("RandomCrop(4, value=0)", "RandomHorizontalFlip(0.5)")
-    with pytest.raises(ValueError, match="padding must not be negative, got -1"):
-        RandomCrop(-1)
-    with pytest.raises(TypeError, match="padding must be an int, got float"):
-        RandomCrop(1.5)
-    with pytest.raises(ValueError, match=r"p must lie in 0\.\.1, got 2"):
-        RandomHorizontalFlip(2)

@@ -402,6 +402,10 @@ def test_evaluate_and_load_see_the_same_network(run):
     probabilities = loaded.predict(test.images)
     assert probabilities.shape == (355, 10) and np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.argmax(axis=1) == test.labels).mean() == result.accuracy
+    by_layers = loaded.recipe.probabilities(loaded.model(loaded.transform(test.images)))
+    assert np.allclose(probabilities, by_layers, rtol=0, atol=1e-5)
+    loaded.model[0].bias.data[...] += 1  # other weights are seen
+    assert not np.allclose(loaded.predict(test.images), by_layers, rtol=0, atol=1e-3)
 
 
 def test_the_same_seed_gives_the_same_weights_file(tmp_path):
@@ -456,6 +460,46 @@ def test_folders_that_are_no_runs(tmp_path, run):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text().replace('"lenet"', '"resnet"'))
     with pytest.raises(CheckpointError, match="no recipe 'resnet'"):
         recipes.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "complaint"),
+    [
+        (None, "recipe", 3, "recipe must be a string, got 3"),
+        (None, "options", [1, 2], "options must be an object, got [1, 2]"),
+        (None, "classes", {"a": 1}, 'classes must be a list, got {"a": 1}'),
+        (None, "classes", ["a", 2], "classes must be a list of names, got ['a', 2]"),
+        (None, "transform", "none", 'transform must be an object, got "none"'),
+        (None, "data_dir", 7, "data_dir must be a string or null, got 7"),
+        (None, "backend", ["cpu"], 'backend must be a string or null, got ["cpu"]'),
+        (None, "recipe_options", ["restarts"], 'recipe_options must be an object, got ["restarts"]'),
+        (None, "recipe_options", {"pool": "max"}, "lenet: no option 'pool', there are restarts"),
+        (None, "recipe_options", {"restarts": "3"}, "lenet: restarts must be a whole number of at least 0, got '3'"),
+        ("options", "subset", "all", 'subset must be a whole number, got "all"'),
+        ("options", "epochs", "2", 'epochs must be a whole number, got "2"'),
+        ("options", "epochs", True, "epochs must be a whole number, got true"),
+        ("options", "epochs", -2, "epochs must be greater than 0, got -2"),
+        ("options", "batch_size", 2.5, "batch_size must be a whole number, got 2.5"),
+        ("options", "lr", None, "lr must be a whole number or a number, got null"),
+        ("options", "seed", -1, "seed must be at least 0, got -1"),
+        ("options", "data", ["digits"], 'data must be a string, got ["digits"]'),
+        ("options", "data", "letters", "no setup for the data set 'letters'"),
+    ],
+)
+def test_a_configuration_with_wrong_values_is_named(tmp_path, run, where, name, value, complaint):
+    config = json.loads((run[1] / "config.json").read_text())
+    (config if where is None else config[where])[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="^" + re.escape(f"{tmp_path / 'config.json'}: ") + ".*" + re.escape(complaint)):
+        recipes.resume(tmp_path, progress=False)
+
+
+def test_a_configuration_with_a_wrong_transform_is_named(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(type(recipes.get("lenet")), "transform", Recipe.transform)
+    config = json.loads((run[1] / "config.json").read_text()) | {"transform": {"mean": ["black"], "std": [1]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="config.json: its transform cannot be restored"):
+        recipes.resume(tmp_path, progress=False)
 
 
 def test_a_recipe_fits_its_standardising_and_restores_it():

@@ -1,5 +1,7 @@
 """Weights move between torch and fastcnn unchanged, and then outputs, gradients and training agree."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from nn_cases import LAYERS
@@ -211,3 +213,21 @@ def test_load_state_dict_takes_parameters_that_require_grad_and_says_which_canno
     np.testing.assert_array_equal(ours.weight.data, theirs.weight.detach().numpy())
     with pytest.raises(TypeError, match="'weight' cannot be read as an array"):
         ours.load_state_dict(theirs.to(torch.bfloat16).state_dict())
+
+
+def test_both_cast_what_they_load_to_their_own_dtype():
+    ours, theirs = small(nn), small(torch.nn)
+    state = {key: value.astype(np.float64) / 3 for key, value in ours.state_dict().items()}
+    ours.load_state_dict(state)
+    theirs.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
+    assert all(value.dtype == np.float32 for value in ours.state_dict().values())
+    assert all(np.array_equal(ours.state_dict()[key], value.numpy()) for key, value in theirs.state_dict().items())
+
+
+def test_the_readme_s_line_moves_weights_there_and_back():
+    model, theirs, again = normalised(nn), normalised(torch.nn), normalised(nn)
+    theirs.load_state_dict({k: torch.from_numpy(v) for k, v in model.state_dict().items()})
+    again.load_state_dict(theirs.state_dict())
+    assert all(again.state_dict()[key].tobytes() == value.tobytes() for key, value in model.state_dict().items())
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "theirs.load_state_dict({k: torch.from_numpy(v) for k, v in model.state_dict().items()})" in readme

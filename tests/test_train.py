@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fastcnn import backend as backends
 from fastcnn import datasets, nn, optim, schedule
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.train import History, StopTraining, Trainer, TrainingDiverged, TrainingInterrupted, compare_step_times, fit
+from fastcnn.train.history import describe
 
 
 def network(dropout=0.3, dtype=np.float32):
@@ -186,14 +188,35 @@ def test_nothing_to_measure_is_an_error(data):
 def test_fit_learns_and_keeps_a_history(tmp_path):
     x, y = problem(120)
     history = fit(network(0.0), (x[:90], y[:90]), (x[90:], y[90:]), epochs=8, batch_size=16, progress=False, out=tmp_path)
-    assert history.columns == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds", "images_per_second"]
+    assert history.columns == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds", "wait", "images_per_second"]
     assert history["epoch"] == list(range(1, 9)) and history["lr"] == [1e-3] * 8
     assert history["train_loss"][-1] < 0.7 * history["train_loss"][0]
+    assert all(0 < row["wait"] < row["seconds"] for row in history)
     assert all(row["images_per_second"] == pytest.approx(90 / row["seconds"]) for row in history)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "history.csv", "weights.safetensors"]
     assert History.from_csv(tmp_path / "history.csv").rows == history.rows
     with open(tmp_path / "history.csv") as file:
         assert len(list(csv.reader(file))) == 9
+
+
+def test_no_epochs_train_nothing_and_leave_a_folder_to_go_on_from(tmp_path):
+    pytest.importorskip("safetensors", reason="the extra `train` is not installed")
+    one = trainer()
+    before = one.model.state_dict()
+    history = fit(one, problem(), problem(), epochs=0, progress=False, out=tmp_path)
+    assert len(history) == 0 and history.columns == [] and repr(history) == "History(0 epochs)"
+    assert same_bits(before, one.model.state_dict()) and (one.epoch, one.batch, one.iteration) == (0, 0, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "history.csv", "weights.safetensors"]
+    assert History.from_csv(tmp_path / "history.csv").rows == []
+    resumed = trainer()
+    resumed.resume(tmp_path / "checkpoint.safetensors")
+    assert same_bits(run_of(tmp_path / "straight", 1).model.state_dict(), run_on(resumed, 1))
+    assert len(fit(resumed, problem(), epochs=0, progress=False)) == 1  # it has seen more than that already
+
+
+def run_on(one, epochs):
+    fit(one, problem(), epochs=epochs, batch_size=8, progress=False)
+    return one.model.state_dict()
 
 
 def test_history_columns_and_errors():
@@ -280,9 +303,82 @@ def test_divergence_is_an_error_that_names_the_place():
         fit(trainer(), (x, y), epochs=2, batch_size=5, progress=False)
 
 
+def prefetching():
+    return [thread for thread in threading.enumerate() if thread.name == "fastcnn-prefetch"]
+
+
+@pytest.mark.parametrize(("prefetch", "expected"), [(True, 1), (3, 1), (0, 0), (False, 0)])
+def test_training_and_measuring_make_batches_ahead_in_one_thread(prefetch, expected):
+    seen, one = [], trainer(metrics={"threads": lambda logits, target: seen.append(len(prefetching())) or 0.0})
+    data = datasets.Dataset(*problem(400), ("a", "b", "c"))
+
+    def costly(images):
+        time.sleep(0.002)
+        return images
+
+    batches = datasets.Batches(data, 4, transform=costly)
+    fit(one, batches, epochs=1, progress=False, prefetch=prefetch)
+    assert max(seen[:50]) == expected and not prefetching()
+    forward, seen_measuring = one.model.forward, []
+    one.model.forward = lambda x: seen_measuring.append(len(prefetching())) or forward(x)
+    with backends.use_backend("reference"):  # which has no plans, so the model itself is called
+        one.evaluate(batches, prefetch=prefetch)
+    assert max(seen_measuring[:50]) == expected and not prefetching()
+
+
+def test_batches_that_cost_nothing_are_made_in_the_loop(monkeypatch):
+    monkeypatch.setattr("fastcnn.train.data.CHEAP", 10.0)
+    seen = []
+    fit(trainer(metrics={"threads": lambda *_: seen.append(len(prefetching())) or 0.0}), problem(400), epochs=1, batch_size=4, progress=False)
+    assert set(seen) == {0}
+
+
+def test_an_iterable_of_the_caller_s_own_stays_in_its_thread():
+    def own():
+        assert threading.current_thread() is threading.main_thread()
+        yield problem(10)
+
+    trainer().evaluate(own())
+
+
+@pytest.mark.parametrize("error", [ValueError, StopTraining, KeyboardInterrupt, None], ids=str)
+def test_no_thread_survives_training_that_ends_early(error):
+    """A failing step, callback or second Ctrl-C in the middle of an epoch; or (None) a failing transform."""
+    one, data = trainer(), datasets.Dataset(*problem(400), ("a", "b", "c"))
+
+    def fail(*_):
+        raise error or LookupError("in the transform")
+
+    if error is StopTraining:
+        assert len(fit(one, data, epochs=3, batch_size=4, progress=False, callbacks=[fail])) == 1
+    elif error is None:
+        with pytest.raises(LookupError, match="in the transform"):
+            fit(one, data, epochs=3, batch_size=4, progress=False, transform=fail)
+    else:
+        one.step = fail
+        with pytest.raises(error):
+            fit(one, data, epochs=3, batch_size=4, progress=False)
+    assert not prefetching()
+
+
+def test_augmentation_is_for_training_only():
+    seen = []
+
+    class Mark:
+        random = True
+
+        def __call__(self, images, rng):
+            seen.append(len(images))
+            return images
+
+    fit(trainer(), pictures(40), pictures(30), epochs=1, batch_size=8, progress=False, transform=[Mark(), datasets.Rescale()])
+    assert seen == [8] * 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
+        ((problem(10),), {"prefetch": -1}, ValueError, "prefetch must be at least 0, got -1"),
         ((problem(10),), {"epochs": -1}, ValueError, "epochs must be at least 0, got -1"),
         (((np.zeros((3, 1, 8, 8)), np.zeros(2, int)),), {}, ValueError, "x holds 3 images but y holds 2"),
         (((np.zeros((0, 1, 8, 8)), np.zeros(0, int)),), {}, ValueError, "train holds no batch"),
@@ -328,6 +424,8 @@ def test_without_a_terminal_every_epoch_is_one_line_of_the_log(caplog, capsys):
     assert "val_accuracy" in caplog.text and "images/s" in caplog.text and "lr 0.05" in caplog.text
     fit(trainer(), problem(20), epochs=2, progress=False)
     assert len(caplog.records) == 2
+    row = {"epoch": 1, "seconds": 2.0, "wait": 0.05, "images_per_second": 10.0}
+    assert "waited" not in describe(row) and describe(row | {"wait": 0.5}).endswith("waited 0.50 s for data")
     assert capsys.readouterr() == ("", "")
 
 
@@ -343,7 +441,7 @@ def test_a_terminal_shows_a_bar(monkeypatch, capsys, caplog):
 # Saving and resuming
 
 
-def run_of(path, epochs, stop_after=None, data=None):
+def run_of(path, epochs, stop_after=None, data=None, **options):
     """A run that is interrupted after so many batches, if any; returns its trainer."""
     pytest.importorskip("safetensors", reason="the extra `train` is not installed")
     fastcnn.random.manual_seed(0)
@@ -359,10 +457,10 @@ def run_of(path, epochs, stop_after=None, data=None):
 
         one.step = counted
         with pytest.raises(TrainingInterrupted) as interrupt:
-            fit(one, data or problem(), problem(), epochs=epochs, batch_size=8, progress=False, out=path)
+            fit(one, data or problem(), data or problem(), epochs=epochs, batch_size=8, progress=False, out=path, **options)
         assert interrupt.value.checkpoint == path / "checkpoint.safetensors"
     else:
-        fit(one, data or problem(), problem(), epochs=epochs, batch_size=8, progress=False, out=path)
+        fit(one, data or problem(), data or problem(), epochs=epochs, batch_size=8, progress=False, out=path, **options)
     return one
 
 
@@ -377,10 +475,39 @@ def test_a_resumed_run_reaches_the_same_bits(tmp_path, stop_after):
     assert resumed.iteration == stop_after and resumed.epoch == stop_after // 7 and resumed.batch == stop_after % 7
     fit(resumed, problem(), problem(), epochs=4, batch_size=8, progress=False, out=tmp_path / "halted")
     assert same_bits(straight.model.state_dict(), resumed.model.state_dict())
-    timing = {"seconds", "images_per_second"}
+    timing = {"seconds", "wait", "images_per_second"}
     for row, other in zip(straight.history, resumed.history, strict=True):
         assert {name: row[name] for name in row if name not in timing} == {name: other[name] for name in other if name not in timing}
     assert (tmp_path / "halted" / "weights.safetensors").exists()
+
+
+AUGMENT = [datasets.RandomCrop(8, padding=1), datasets.RandomHorizontalFlip(), datasets.Rescale()]
+
+
+def pictures(images=50):
+    x, y = problem(images)
+    return datasets.Dataset((40 * x + 100).clip(0, 255).astype(np.uint8), y, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 5])
+def test_the_bits_do_not_depend_on_how_far_ahead_batches_are_made(tmp_path, prefetch):
+    """Straight with the default, and halted inside an epoch and resumed with another depth, on augmented images."""
+    straight = run_of(tmp_path / "straight", 3, data=pictures(), transform=AUGMENT)
+    run_of(tmp_path / "halted", 3, 10, data=pictures(), transform=AUGMENT, prefetch=prefetch)
+    resumed = trainer()
+    resumed.resume(tmp_path / "halted" / "checkpoint.safetensors")
+    assert resumed.batch == 3
+    fit(resumed, pictures(), pictures(), epochs=3, batch_size=8, progress=False, transform=AUGMENT, prefetch=prefetch)
+    assert same_bits(straight.model.state_dict(), resumed.model.state_dict())
+    assert straight.history["train_loss"] == resumed.history["train_loss"]
+
+
+def test_a_checkpoint_without_waiting_times_can_be_resumed(tmp_path):
+    run_of(tmp_path, 2, stop_after=3)
+    resumed = trainer()
+    resumed.resume(tmp_path / "checkpoint.safetensors")
+    del resumed.running["wait"]
+    assert fit(resumed, problem(), epochs=1, batch_size=8, progress=False)["wait"][0] > 0
 
 
 def test_ctrl_c_is_python_s_own_again_after_fit(tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .augment import Transform, flat, is_random
 from .dataset import Dataset
 
 ORDER, AUGMENT = 0, 1  # which stream of (seed, epoch) a generator belongs to, so that augmenting does not change the order
@@ -21,7 +22,8 @@ class Batches:
     shuffle     a new order every epoch, from (seed, epoch) alone; set_epoch chooses the epoch (0 at first, iterating does not advance it)
     transform   a callable or a sequence of them, applied in turn to each batch of raw images: `Standardize.fit(train)`. Without one, pixel
                 values are only converted (uint8 0..255 -> 0.0..255.0). A callable with the attribute `random = True` is called as f(x, rng)
-                with a generator of its own, made from (seed, epoch, batch index, position in the sequence).
+                with a generator of its own, made from (seed, epoch, batch index, position in the sequence). Training makes batches ahead, in
+                a thread: a transform must not share state with the model.
     dtype       float32 or float64
     """
 
@@ -31,16 +33,13 @@ class Batches:
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
-        transform: Callable[..., np.ndarray] | Sequence[Callable[..., np.ndarray]] | None = None,
+        transform: Transform | Sequence[Transform] | None = None,
         drop_last: bool = False,
         dtype: DTypeLike = np.float32,
     ) -> None:
         if not isinstance(dataset, Dataset):
             raise TypeError(f"Batches: dataset must be a Dataset, got {type(dataset).__name__}")
-        transforms = () if transform is None else (transform,) if callable(transform) else tuple(transform)
-        if not all(map(callable, transforms)):
-            raise TypeError(f"Batches: every transform must be callable, got {transforms}")
-        self.dataset, self.shuffle, self.transforms, self.drop_last = dataset, bool(shuffle), transforms, bool(drop_last)
+        self.dataset, self.shuffle, self.transforms, self.drop_last = dataset, bool(shuffle), flat(transform), bool(drop_last)
         self.batch_size = _integer("batch_size", batch_size, minimum=1)
         self.seed = _integer("seed", seed, minimum=0)
         self.dtype = np.dtype(dtype)
@@ -57,7 +56,10 @@ class Batches:
         self.epoch = _integer("epoch", epoch, minimum=0)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        epoch, images, labels = self.epoch, self.dataset.images, self.dataset.labels
+        return self._of_epoch(self.epoch)  # the epoch as it is now, not when the first batch is asked for
+
+    def _of_epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        images, labels = self.dataset.images, self.dataset.labels
         order = self._generator(ORDER, epoch).permutation(len(self.dataset)) if self.shuffle else None
         for batch in range(len(self)):
             chosen = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
@@ -65,10 +67,7 @@ class Batches:
                 chosen = order[chosen]
             x, y = images[chosen], labels[chosen]
             for position, transform in enumerate(self.transforms):
-                if getattr(transform, "random", False):
-                    x = transform(x, self._generator(AUGMENT, epoch, batch, position))
-                else:
-                    x = transform(x)
+                x = transform(x, self._generator(AUGMENT, epoch, batch, position)) if is_random(transform) else transform(x)
             x = np.ascontiguousarray(x, dtype=self.dtype)
             if order is None:  # x and y may be views of the dataset, which the caller must not be able to change
                 x = x.copy() if isinstance(images, np.ndarray) and np.may_share_memory(x, images) else x

@@ -1,8 +1,4 @@
-"""Transforms of image batches (N, C, H, W): standardising, scaling, padding, resizing, and random crops and flips.
-
-Those with `random = True` take (images, rng); `Batches` gives each a generator of its own. Augment before standardising: crops and flips are
-cheaper on uint8, and the border they add is then the black of the image.
-"""
+"""Transforms of image batches (N, C, H, W): standardising, scaling, padding, resizing. Random ones are in augment.py."""
 
 from __future__ import annotations
 
@@ -52,7 +48,10 @@ class Standardize:
         C = len(self.mean)
         if images.ndim < 3 or C not in (1, images.shape[-3]):
             raise ValueError(f"Standardize: fitted to {C} channels but the images have shape {images.shape}")
-        output = images.astype(np.float32, order="C")  # one conversion, then two passes in place
+        # One conversion, then two passes in place over what is still in the cache: 12 us for 64 images of 1x32x32, half of it the conversion. A
+        # ufunc that converts as it reads takes as long, a table of 256 values 4 times as long (take() widens its indices to 8 bytes first), and
+        # into a kept buffer instead of a fresh array it is no faster.
+        output = images.astype(np.float32, order="C")
         output -= self.mean.astype(np.float32).reshape(C, 1, 1)
         output *= (1 / self.std).astype(np.float32).reshape(C, 1, 1)
         return output
@@ -195,47 +194,3 @@ def pair(op: str, size: int | tuple[int, int]) -> tuple[int, int]:
     if min(sizes) < 1:
         raise ValueError(f"{op}: size must be positive, got {sizes[0]}x{sizes[1]}")
     return int(sizes[0]), int(sizes[1])
-
-
-class RandomCrop:
-    """A crop of the images' own size from a random place of each image padded by `padding` pixels of `value` on every side."""
-
-    random = True
-
-    def __init__(self, padding: int, value: float = 0) -> None:
-        if isinstance(padding, bool) or not isinstance(padding, Integral):
-            raise TypeError(f"RandomCrop: padding must be an int, got {type(padding).__name__}")
-        if padding < 0:
-            raise ValueError(f"RandomCrop: padding must not be negative, got {padding}")
-        self.padding, self.value = int(padding), value
-
-    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        N, _, H, W = images.shape
-        P = self.padding
-        top, left = rng.integers(0, 2 * P + 1, (2, N))
-        padded = pad_to(images, (H + 2 * P, W + 2 * P), self.value)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (H, W), axis=(2, 3))  # (N, C, 2P+1, 2P+1, H, W), a view
-        return windows[np.arange(N), :, top, left]
-
-    def __repr__(self) -> str:
-        return f"RandomCrop({self.padding}, value={self.value:g})"
-
-
-class RandomHorizontalFlip:
-    """Each image mirrored left to right with probability p."""
-
-    random = True
-
-    def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"RandomHorizontalFlip: p must lie in 0..1, got {p}")
-        self.p = p
-
-    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        flipped = rng.random(len(images)) < self.p
-        output = images.copy()
-        output[flipped] = images[flipped, ..., ::-1]
-        return output
-
-    def __repr__(self) -> str:
-        return f"RandomHorizontalFlip({self.p:g})"

@@ -258,8 +258,9 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy arrays (or PyTorch tensors) into the parameters and buffers of the same names; nothing is copied if anything does not fit.
 
-        float32 and float64 are converted into each other, as in torch. strict=False skips missing and unexpected keys and
-        returns them; shapes must match in any case. Raises ValueError, all faults in one message.
+        The module keeps its dtypes and values are cast to them, as in torch: float64 weights are rounded to a float32 module's. Only a float
+        for an integer buffer is refused, which torch would truncate. strict=False skips missing and unexpected keys and returns them; shapes
+        must match in any case. Raises ValueError, all faults in one message.
         """
         own = dict(self._state())
         given = {key: to_array(value, key) for key, value in state_dict.items()}

@@ -20,17 +20,16 @@ of filters and feature maps, which a run leaves in its folder, and curves.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from fastcnn import nn, optim
-from fastcnn.datasets import Batches, Dataset
+from fastcnn.datasets import Dataset
 from fastcnn.recipes.base import RecipeData, Setup
 from fastcnn.recipes.digits import DigitsRecipe
 from fastcnn.train import Trainer
-from fastcnn.train.data import evaluation_batches
+from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.trainer import evaluating
 
 SIZE = 17
@@ -83,9 +82,9 @@ class FeatureTrainer(Trainer):
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         return super().step(self.features(x), y)
 
-    def evaluate(self, data: Any, batch_size: int | None = None) -> dict[str, float]:
-        batches: Iterable = evaluation_batches(data, self.model, batch_size or self.inference_batch)
-        return super().evaluate((self.features(x), y) for x, y in batches)
+    def evaluate(self, data: Any, batch_size: int | None = None, prefetch: int = True) -> dict[str, float]:
+        with ahead(evaluation_batches(data, self.model, batch_size or self.inference_batch), prefetch) as coming:
+            return super().evaluate((self.features(x), y) for x, y in coming)
 
     def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         return super().predict(self.features(x), batch_size)
@@ -129,11 +128,9 @@ class FilterBank(DigitsRecipe):
         return FeatureTrainer(model, OneHotBCELoss(), optim.SGD(parameters, lr=setup.lr))
 
     def precomputed(self, trainer: FeatureTrainer, data: RecipeData, transform: Any) -> tuple[RecipeData, None]:
-        dtype = next(trainer.model.parameters()).dtype
-
         def features(images: Dataset) -> Dataset:
-            batches = Batches(images, trainer.inference_batch, transform=transform, dtype=dtype)
-            return Dataset(np.concatenate([trainer.features(x) for x, _ in batches]), images.labels, images.classes, images.name)
+            with ahead(evaluation_batches(images, trainer.model, trainer.inference_batch, transform), prefetch=True) as coming:
+                return Dataset(np.concatenate([trainer.features(x) for x, _ in coming]), images.labels, images.classes, images.name)
 
         train, test = features(data.train), features(data.test)
         return RecipeData(train, test, test), None

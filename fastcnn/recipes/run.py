@@ -18,9 +18,13 @@ from fastcnn.datasets import Batches, Dataset
 from fastcnn.recipes.base import Recipe, RecipeData, Setup
 from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
-from fastcnn.train.folder import versions
+from fastcnn.train.data import ahead, evaluation_batches
+from fastcnn.train.folder import check_types, versions
+from fastcnn.train.runner import Runner
 
 logger = logging.getLogger("fastcnn")
+
+_OPTION_TYPES = {"data": str, "epochs": int, "batch_size": int, "lr": (int, float), "seed": int, "subset": int}
 
 _SHOWN_IMAGES = 4
 
@@ -36,12 +40,13 @@ class LoadedRun(NamedTuple):
     transform: Any
     classes: tuple[str, ...]
     config: dict[str, Any]
+    runner: Runner
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """(N, classes) probabilities for images (N, *recipe.input_shape), uint8 in the network's geometry (recipe.picture makes one)."""
         self.model.eval()
-        step = self.recipe.inference_batch
-        outputs = [self.model(self.transform(images[start : start + step])) for start in range(0, len(images), step)]
+        step, refreshed = self.recipe.inference_batch, set()
+        outputs = [self.runner.infer(self.transform(images[start : start + step]), refreshed) for start in range(0, len(images), step)]
         return self.recipe.probabilities(np.concatenate(outputs))
 
 
@@ -160,9 +165,9 @@ def resume(
     """Go on with the run in a folder, with the options it was started with, to the bits that it would have reached uninterrupted."""
     recipe, options, config = _configuration(path)
     data, seed = options["data"], options["seed"]
-    setup = recipe.setup(data, **{name: options[name] for name in Setup._fields})
+    setup = _setup(recipe, options)
     parts = recipe.datasets(data, config.get("data_dir") if data_dir is None else data_dir, download, options.get("subset"))
-    transform = recipe.transform(parts.train, config["transform"])
+    transform = _transform(path, recipe, config, parts.train)
     folder = RunFolder(path)
     random.manual_seed(seed)
     model = recipe.model(num_classes=parts.train.num_classes)
@@ -181,7 +186,8 @@ def load(path: str | os.PathLike[str]) -> LoadedRun:
     if not weights.exists() and (folder / "checkpoint.safetensors").exists():
         raise CheckpointError(path, f"the run is not finished: go on with it by `fastcnn train {recipe.name} --resume {os.fspath(path)}`")
     checkpoint.load_weights(weights, recipe.trained(model))
-    return LoadedRun(recipe, model.eval(), recipe.transform(state=config["transform"]), tuple(config["classes"]), config)
+    model.eval()
+    return LoadedRun(recipe, model, _transform(path, recipe, config), tuple(config["classes"]), config, Runner(model))
 
 
 def evaluate(path: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, download: bool = True) -> Result:
@@ -235,8 +241,8 @@ def _run(run: _Run, progress: bool, compare: bool) -> Result:
 
 
 def _measure(recipe: Recipe, data: str, trainer: Trainer, test: Dataset, transform: Any, folder: Path) -> Result:
-    dtype = next(trainer.model.parameters()).dtype
-    logits = np.concatenate([trainer.predict(x) for x, _ in Batches(test, recipe.inference_batch, transform=transform, dtype=dtype)])
+    with ahead(evaluation_batches(test, trainer.model, recipe.inference_batch, transform), prefetch=True) as coming:
+        logits = np.concatenate([trainer.predict(x) for x, _ in coming])
     confusion = metrics.confusion_matrix(logits, test.labels, test.num_classes)
     return Result(recipe, data, float(trainer.loss(logits, test.labels)), metrics.accuracy(logits, test.labels), confusion, test.classes, folder)
 
@@ -277,12 +283,29 @@ def _configuration(path: str | os.PathLike[str]) -> tuple[Recipe, dict[str, Any]
     config = RunFolder.read_config(path)
     options = config["options"]
     missing = {"data", "seed", *Setup._fields} - options.keys() | {"classes", "transform"} - config.keys()
+    file = Path(path) / "config.json"
     if missing:
-        raise CheckpointError(Path(path) / "config.json", f"lacks {', '.join(sorted(missing))}")
+        raise CheckpointError(file, f"lacks {', '.join(sorted(missing))}")
+    check_types(file, options, _OPTION_TYPES)
     try:
-        return recipes.get(config["recipe"]).configured(**config.get("recipe_options", {})), options, config
+        recipe = recipes.get(config["recipe"]).configured(**config.get("recipe_options", {}))
+        _setup(recipe, options)
     except ValueError as error:
-        raise CheckpointError(path, str(error)) from error
+        raise CheckpointError(file, str(error)) from error
+    if options["seed"] < 0:
+        raise CheckpointError(file, f"seed must be at least 0, got {options['seed']}")
+    return recipe, options, config
+
+
+def _setup(recipe: Recipe, options: Mapping[str, Any]) -> Setup:
+    return recipe.setup(options["data"], **{name: options[name] for name in Setup._fields})
+
+
+def _transform(path: str | os.PathLike[str], recipe: Recipe, config: Mapping[str, Any], train: Dataset | None = None) -> Any:
+    try:
+        return recipe.transform(train, config["transform"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(Path(path) / "config.json", f"its transform cannot be restored ({type(error).__name__}: {error})") from error
 
 
 def _state(transform: Any) -> Mapping[str, Any]:

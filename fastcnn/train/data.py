@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from fastcnn.datasets import Batches, Dataset
+from fastcnn.datasets import Batches, Dataset, Prefetch
+from fastcnn.datasets.augment import without_random
+from fastcnn.datasets.prefetch import CHEAP, DEPTH
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -33,9 +36,12 @@ class PairBatches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
+        return self._of_epoch(self.epoch)  # the epoch as it is now, not when the first batch is asked for
+
+    def _of_epoch(self, epoch: int) -> Iterator[Batch]:
         order = np.arange(len(self.dataset))
         if self.shuffle:
-            order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))).permutation(order)
+            order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,))).permutation(order)
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             yield self.dataset[chosen], self.targets[chosen]
@@ -47,13 +53,25 @@ def training_batches(data: Any, model: Any, batch_size: int, seed: int, transfor
 
 
 def evaluation_batches(data: Any, model: Any, batch_size: int, transform: Any = None) -> Iterable[Batch]:
-    """The same in order, and any other iterable of (x, y) batches passes through too."""
+    """The same in order and without the random transforms; any other iterable of (x, y) batches passes through too."""
     if isinstance(data, (Dataset, tuple)):
-        return _batches(data, model, batch_size, False, 0, transform, "data")
+        return _batches(data, model, batch_size, False, 0, without_random(transform) or None, "data")
     if not isinstance(data, Iterable):
         raise TypeError(f"data must be a Dataset, an (x, y) pair of arrays or an iterable of (x, y) batches, got {type(data).__name__}")
     _refuse_transform(transform)
     return data
+
+
+def ahead(batches: Iterable[Batch], prefetch: int, first: int = 0) -> Prefetch:
+    """The batches from number `first` on, made ahead in a thread where they are ours; an iterable of the caller's own stays in his thread.
+
+    prefetch  how many to make ahead; True: as many as pay, none where a batch costs less than handing it over; 0 or False: none
+    """
+    own = isinstance(batches, (Batches, PairBatches))
+    if not own or len(batches) - first < 2:  # a single one cannot be made beside another's step
+        prefetch = 0
+    depth, cheap = (DEPTH, CHEAP) if prefetch is True else (int(prefetch), 0.0)
+    return Prefetch(islice(batches, first, None), depth, cheap)
 
 
 def _batches(data: Any, model: Any, batch_size: int, shuffle: bool, seed: int, transform: Any, argument: str) -> Any:

@@ -16,6 +16,17 @@ import numpy as np
 from fastcnn import checkpoint
 from fastcnn.checkpoint import CheckpointError, write_atomically
 
+# The values that every reader of config.json relies on, where they are given.
+_CONFIG_TYPES = {
+    "recipe": str,
+    "options": dict,
+    "recipe_options": dict,
+    "classes": list,
+    "transform": dict,
+    "data_dir": (str, type(None)),
+    "backend": (str, type(None)),
+}
+
 # What a run can depend on; those that are not installed are left out of the record.
 _RECORDED_PACKAGES = ("numpy", "safetensors", "matplotlib", "pillow", "tqdm")
 
@@ -73,7 +84,22 @@ class RunFolder:
             raise CheckpointError(file, f"is not valid JSON ({error})") from error
         if not isinstance(config, dict) or "recipe" not in config or "options" not in config:
             raise CheckpointError(file, "is not the configuration of a run (no recipe or options in it)")
+        check_types(file, config, _CONFIG_TYPES)
+        if not all(isinstance(name, str) for name in config.get("classes", ())):
+            raise CheckpointError(file, f"classes must be a list of names, got {config['classes']!r:.60}")
         return config
+
+
+def check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, type | tuple[type, ...]]) -> None:
+    """CheckpointError unless every value has its type. A bool is no number here."""
+    for name in types.keys() & content.keys():
+        value, wanted = content[name], types[name]
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            names = " or ".join(_JSON_NAMES[kind] for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
+            raise CheckpointError(file, f"{name} must be {names}, got {json.dumps(value):.60}")
+
+
+_JSON_NAMES = {str: "a string", dict: "an object", list: "a list", int: "a whole number", float: "a number", type(None): "null"}
 
 
 def versions() -> dict[str, str]:

@@ -8,13 +8,17 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# A wait of less than this share of an epoch is not worth a word.
+_WAIT_SHARE = 0.05
+
 
 class History:
     """One row (a dict) per epoch; `history["train_loss"]` is a column, with None where an epoch has no such number.
 
     Columns: epoch (from 1), train_loss, train_<metric>, val_loss, val_<metric> (with validation data), lr (in use during the epoch),
-    seconds (training only, without validation) and images_per_second. Losses are per image. The training numbers are taken from the batches
-    as they were trained on, dropout and all, so the weights they were measured with changed during the epoch.
+    seconds (training only, without validation), wait (those of them spent waiting for a batch) and images_per_second. Losses are per image.
+    The training numbers are taken from the batches as they were trained on, dropout and all, so the weights they were measured with changed
+    during the epoch.
     """
 
     def __init__(self, rows: list[dict[str, Any]] | None = None):
@@ -50,6 +54,8 @@ class History:
     def to_csv(self) -> str:
         """The table as CSV text with a header line; floats in full, so that equal runs give equal files but for the seconds."""
         text = io.StringIO()
+        if not self.rows:
+            return ""
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
@@ -67,6 +73,8 @@ def describe(row: Mapping[str, Any]) -> str:
     parts = [f"{name} {row[name]:.4f}" for name in row if name.startswith(("train_", "val_"))]
     parts += [f"lr {row['lr']:.3g}"] if "lr" in row else []
     parts += [f"{row['seconds']:.2f} s", f"{row['images_per_second']:.0f} images/s"] if "seconds" in row else []
+    if row.get("wait", 0.0) > _WAIT_SHARE * row.get("seconds", 0.0):
+        parts.append(f"waited {row['wait']:.2f} s for data")
     return "  ".join(parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastcnn.random import manual_seed
-from fastcnn.train.data import evaluation_batches, training_batches
+from fastcnn.train.data import ahead, evaluation_batches, training_batches
 from fastcnn.train.folder import RunFolder
 from fastcnn.train.history import History
 from fastcnn.train.interrupt import TrainingInterrupted, deferred_interrupt
@@ -44,8 +43,9 @@ def fit(
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
     out: str | os.PathLike[str] | None = None,
+    prefetch: int = True,
 ) -> History:
-    """Train a model until it has seen `epochs` epochs in all, and return the history (one row per epoch).
+    """Train a model until it has seen `epochs` epochs in all, and return the history (one row per epoch); 0 trains nothing.
 
     model      a fastcnn.nn module, or a Trainer, which brings its own loss, optimizer, schedule and metrics; one that was resumed, or that
                has trained before, goes on at its epoch (and batch) instead of starting anew
@@ -57,17 +57,22 @@ def fit(
     metrics    name -> function (logits, target) -> float; accuracy by default
     seed       of the shuffling and, when training starts at its beginning, of the library's default generator (dropout). With the model
                built under fastcnn.manual_seed, or with its own rng, the same seed gives the same bits
-    transform  applied to the images of train and val, as in datasets.Batches
+    transform  applied to the images of train and val, as in datasets.Batches; random ones (augmentation) to those of train only
     progress   True: a bar per epoch in terminals and notebooks with tqdm (extra `train`), elsewhere a line per epoch at level INFO on
                the logger "fastcnn"; False: neither
     callbacks  called as callback(trainer, row) after every epoch, row being its line of the history; may raise StopTraining
     out        folder for checkpoint.safetensors and history.csv (written after every epoch) and weights.safetensors (at the end)
+    prefetch   batches are cut, augmented and converted this many steps ahead, in one background thread; True: as many as pay (none where
+               a batch costs less than handing it over), 0 or False: none. The results are the same bits, unless a transform shares state
+               with the model (draws from its random generator)
 
     Raises TrainingDiverged when the loss is no longer finite. Ctrl-C finishes the batch, saves, and raises TrainingInterrupted.
     """
     trainer = _trainer(model, loss, optimizer, schedule, metrics)
     if epochs < 0:
         raise ValueError(f"fit: epochs must be at least 0, got {epochs}")
+    if prefetch < 0:
+        raise ValueError(f"fit: prefetch must be at least 0, got {prefetch}")
     batches = training_batches(train, trainer.model, batch_size, seed, transform)
     measured = None if val is None else evaluation_batches(val, trainer.model, trainer.inference_batch, transform)
     if not len(batches):
@@ -79,14 +84,15 @@ def fit(
     if trainer.iteration == 0:
         manual_seed(seed)
     folder = None if out is None else RunFolder(out)
+    before = trainer.epoch
     with deferred_interrupt() as interrupted:
         stop = False
         while trainer.epoch < epochs and not stop:
             with EpochProgress(trainer, len(batches), epochs, progress) as shown:
-                row = _epoch(trainer, batches, shown, interrupted, folder)
+                row = _epoch(trainer, batches, prefetch, shown, interrupted, folder)
                 if measured is not None:
-                    row |= {f"val_{name}": value for name, value in trainer.evaluate(measured).items()}
-                row |= {name: row.pop(name) for name in ("lr", "seconds", "images_per_second")}  # after the losses
+                    row |= {f"val_{name}": value for name, value in trainer.evaluate(measured, prefetch=prefetch).items()}
+                row |= {name: row.pop(name) for name in ("lr", "seconds", "wait", "images_per_second")}  # after the losses
                 trainer.history.append(row)
                 shown.finish(row)
             for callback in callbacks:
@@ -99,6 +105,8 @@ def fit(
             if interrupted():
                 raise TrainingInterrupted(trainer.epoch, folder.checkpoint if folder else None)
     if folder is not None:
+        if trainer.epoch == before:  # nothing was trained, and the folder is complete all the same
+            folder.save_progress(trainer)
         folder.save_weights(trainer.model)
     return trainer.history
 
@@ -122,36 +130,42 @@ def _trainer(model: Any, loss: Any, optimizer: Any, schedule: Any, metrics: Any)
     )
 
 
-def _epoch(trainer: Trainer, batches: Any, shown: EpochProgress, interrupted: Callable[[], bool], folder: RunFolder | None) -> dict[str, Any]:
+def _epoch(
+    trainer: Trainer, batches: Any, prefetch: int, shown: EpochProgress, interrupted: Callable[[], bool], folder: RunFolder | None
+) -> dict[str, Any]:
     """Train one epoch, or what is left of it, and return its training columns. Sums are kept in the trainer, so that a checkpoint has them."""
     if trainer.batch == 0:
-        trainer.running = dict.fromkeys(["images", "seconds", "loss", *trainer.metrics], 0.0)
+        trainer.running = dict.fromkeys(["images", "seconds", "wait", "loss", *trainer.metrics], 0.0)
     running, lr = trainer.running, trainer.optimizer.lr
     batches.set_epoch(trainer.epoch)
-    start = time.perf_counter()
-    for x, y in itertools.islice(batches, trainer.batch, None):
-        value = trainer.step(x, y)
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the loss became {value} in epoch {trainer.epoch + 1}, batch {trainer.batch + 1} (learning rate {trainer.optimizer.lr:g}): "
-                "a smaller learning rate usually helps"
-            )
-        running["images"] += len(y)
-        running["loss"] += per_image(trainer.loss, value, len(y)) * len(y)
-        for name, metric in trainer.metrics.items():
-            running[name] += metric(trainer.logits, y) * len(y)
-        trainer.batch += 1
-        shown.advance()
-        if interrupted() and trainer.batch < len(batches):  # after the last batch the epoch is closed first
-            running["seconds"] += time.perf_counter() - start
-            if folder is not None:
-                folder.save_progress(trainer)
-            raise TrainingInterrupted(trainer.epoch + 1, folder.checkpoint if folder else None)
+    halted, start = False, time.perf_counter()
+    with ahead(batches, prefetch, first=trainer.batch) as coming:
+        for x, y in coming:
+            value = trainer.step(x, y)
+            if not math.isfinite(value):
+                raise TrainingDiverged(
+                    f"the loss became {value} in epoch {trainer.epoch + 1}, batch {trainer.batch + 1} (learning rate {trainer.optimizer.lr:g}): "
+                    "a smaller learning rate usually helps"
+                )
+            running["images"] += len(y)
+            running["loss"] += per_image(trainer.loss, value, len(y)) * len(y)
+            for name, metric in trainer.metrics.items():
+                running[name] += metric(trainer.logits, y) * len(y)
+            trainer.batch += 1
+            shown.advance()
+            halted = interrupted() and trainer.batch < len(batches)  # after the last batch the epoch is closed first
+            if halted:
+                break
     running["seconds"] += time.perf_counter() - start
+    running["wait"] = running.get("wait", 0.0) + coming.wait  # checkpoints of older versions lack it
+    if halted:
+        if folder is not None:
+            folder.save_progress(trainer)
+        raise TrainingInterrupted(trainer.epoch + 1, folder.checkpoint if folder else None)
     trainer.epoch, trainer.batch = trainer.epoch + 1, 0
     if trainer.schedule is not None and trainer.schedule_every == "epoch":
         trainer.schedule.step()
     images, seconds = running["images"], running["seconds"]
     row: dict[str, Any] = {"epoch": trainer.epoch}
     row |= {f"train_{name}": running[name] / images for name in ("loss", *trainer.metrics)}
-    return row | {"lr": lr, "seconds": seconds, "images_per_second": images / seconds}
+    return row | {"lr": lr, "seconds": seconds, "wait": running["wait"], "images_per_second": images / seconds}

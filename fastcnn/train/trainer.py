@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from fastcnn import backend, checkpoint, metrics
+from fastcnn import checkpoint, metrics
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.random import default_rng
-from fastcnn.train.data import evaluation_batches
+from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.history import History
+from fastcnn.train.runner import Runner
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -62,8 +62,7 @@ class Trainer:
         self.order: dict[str, int] = {}
         self.history = History()
         self.logits: np.ndarray | None = None
-        self._planner: Any = None
-        self._inference = threading.RLock()
+        self._runner = Runner(model)
         first = first_parametrised(model)
         if first is not None:
             first.requires_input_grad = False
@@ -74,7 +73,7 @@ class Trainer:
         if not model.training:
             model.train()
         self.optimizer.zero_grad()
-        plan = self._plan(x, training=True)
+        plan = self._runner.plan(x, training=True)
         self.logits = model(x) if plan is None else plan.forward(x)
         value = loss(self.logits, y)
         (model if plan is None else plan).backward(loss.backward())
@@ -84,16 +83,16 @@ class Trainer:
         self.iteration += 1
         return float(value)
 
-    def evaluate(self, data: Any, batch_size: int | None = None) -> dict[str, float]:
+    def evaluate(self, data: Any, batch_size: int | None = None, prefetch: int = True) -> dict[str, float]:
         """{"loss": ..., <metric>: ...} on a Dataset, an (x, y) pair or an iterable of (x, y) batches, in evaluation mode.
 
         All logits are gathered first, so that every metric and every weighting of the loss is exact and independent of the batch size.
-        A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean".
+        A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean". prefetch is as in fit.
         """
         logits, targets, refreshed = [], [], set()
-        with evaluating(self.model):
-            for x, y in evaluation_batches(data, self.model, batch_size or self.inference_batch):
-                logits.append(self._infer(x, refreshed))
+        with evaluating(self.model), ahead(evaluation_batches(data, self.model, batch_size or self.inference_batch), prefetch) as coming:
+            for x, y in coming:
+                logits.append(self._runner.infer(x, refreshed))
                 targets.append(np.asarray(y))
             if not targets or not sum(map(len, targets)):
                 raise ValueError("evaluate: the data holds no images")
@@ -109,8 +108,8 @@ class Trainer:
         with evaluating(self.model):
             refreshed: set[int] = set()
             if len(x) <= batch_size:
-                return self._infer(x, refreshed)
-            return np.concatenate([self._infer(x[start : start + batch_size], refreshed) for start in range(0, len(x), batch_size)])
+                return self._runner.infer(x, refreshed)
+            return np.concatenate([self._runner.infer(x[start : start + batch_size], refreshed) for start in range(0, len(x), batch_size)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint: weights, optimizer, schedule, random generators, position in the run and history."""
@@ -166,34 +165,6 @@ class Trainer:
         for name, value in state["position"].items():
             setattr(self, name, value)
         self.running, self.order, self.history = state["running"], state["order"], History(state["history"])
-
-    def _plan(self, x: np.ndarray, training: bool) -> Any:
-        """The plan for such a batch, or None where the layers are called one by one: on other backends, and where there is nothing to plan."""
-        if backend.current().name != "cpu":
-            return None
-        if self._planner is None:
-            from fastcnn.plan import Planner  # needs the compiled core
-
-            self._planner = Planner(self.model)
-        return self._planner.plan(x, training)
-
-    def _infer(self, x: np.ndarray, refreshed: set[int]) -> np.ndarray:
-        """The model's output in evaluation mode; `refreshed` are the plans that have taken over the present weights."""
-        with self._inference:  # plans share their memory; several threads may ask for predictions
-            plan = self._plan(x, training=False)
-            if plan is not None:
-                if id(plan) not in refreshed:
-                    plan.refresh()
-                    refreshed.add(id(plan))
-                return plan.forward(x)
-        return self.model(x)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle and deepcopy leave out the plans: they are memory, and made again when needed."""
-        return {name: value for name, value in vars(self).items() if name not in ("_planner", "_inference")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _planner=None, _inference=threading.RLock())
 
     def _classes(self) -> dict[str, str]:
         """The kinds of the parts whose saved state only fits its own kind."""

@@ -9,9 +9,16 @@ import os
 from collections.abc import Callable
 
 from ..ops import OPS
-from . import _runtime, select
-from ._runtime import copy_probe, fma_probe
 from .threads import default_threads
+
+try:
+    from . import _formats, _lanes, _runtime, select  # noqa: F401 (plans use the first two: what is not built is found here)
+    from ._runtime import copy_probe, fma_probe
+except ImportError as error:
+    # A module that is not there at all is reported as a name missing from this package, with circular imports as the likely reason.
+    absent = isinstance(error, ModuleNotFoundError) or error.name == __name__
+    reason = "are not built" if absent else f"cannot be loaded ({error})"
+    raise ImportError(f"the compiled kernels {reason}: run `pip install -e .` in the source folder (needs a C compiler)", name=__name__) from error
 
 __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
            "record", "fma_probe", "copy_probe", *OPS]

@@ -1,0 +1,33 @@
+"""What the installed package promises beyond its code."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def installed():
+    """Whether pip put it here; the egg-info of a build in the source folder is found as a distribution too."""
+    return any(found.read_text("direct_url.json") for found in metadata.distributions(name="fastcnn"))
+
+
+@pytest.mark.skipif(not installed(), reason="fastcnn is not installed by pip here")
+def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
+    """There Python sees a folder `fastcnn` without __init__.py, which must not pass for the package."""
+    (tmp_path / "fastcnn").symlink_to(ROOT, target_is_directory=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = "import fastcnn; print(fastcnn.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("__init__.py")
+
+
+def test_the_manifest_takes_every_kind_of_source():
+    manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
+    (line,) = (line for line in manifest.splitlines() if line.startswith("recursive-include csrc"))
+    assert {f"*{path.suffix}" for path in (ROOT / "csrc").rglob("*") if path.is_file()} <= set(line.split())
