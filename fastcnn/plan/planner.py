@@ -23,7 +23,7 @@ MOST_PLANS = 4  # kept per model: a training batch, the last one of an epoch, an
 
 def chain(model: nn.Module, prefix: str = "") -> Iterator[Layer]:
     """The layers of a (nested) Sequential in order, with their paths; any other module is one layer."""
-    if type(model) is not nn.Sequential:
+    if type(model) is not nn.Sequential or replaced(model):
         yield prefix, model
         return
     for name, child in model.named_children():
