@@ -257,6 +257,105 @@ def test_training_agrees_with_the_layers(name, input_gradient, dtype, rng):
         both(model, other, planner, rng.standard_normal((batch, *shape)).astype(dtype), rng, dtype, 4.0)
 
 
+@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
+@pytest.mark.parametrize("name", NETS)
+def test_training_agrees_under_every_algorithm(name, algorithm, rng):
+    model, shape = build(name)
+    other, planner = copy.deepcopy(model), Planner(model)
+    with fastcnn.use_algorithm(algorithm):
+        for batch in (9, 2):  # where half of the lanes would be empty, too
+            both(model, other, planner, channels_last(rng.standard_normal((batch, *shape)).astype(np.float32)), rng, factor=20.0)
+
+
+def random_net(seed):
+    """Any layers in any order; (model, shape of an image, batch)."""
+    rng = np.random.default_rng(seed)
+
+    def pick(*choices):
+        return choices[rng.integers(len(choices))]
+
+    C = channels = pick(1, 3, 8, 16, 33)
+    layers = []
+    for _ in range(rng.integers(1, 7)):
+        kind = rng.random()
+        if kind < 0.6:
+            groups = pick(1, 1, 1, 1, channels)
+            O = channels * pick(1, 2) if groups > 1 else pick(1, 4, 8, 16, 20, 32, 40)
+            kernel, stride, padding, dilation = (pick(1, 2, 3, 5), pick(1, 3)), pick(1, 1, 2), pick(0, 1, 2), pick(1, 1, 2)
+            layers.append(nn.Conv2d(channels, O, kernel, stride, padding, dilation, groups, rng.random() < 0.7, rng=seed))
+            channels = O
+            if rng.random() < 0.5:
+                layers.append(nn.BatchNorm2d(channels))
+            layers += [pick(nn.ReLU(), nn.LeakyReLU(0.1), nn.Tanh())] if rng.random() < 0.7 else []
+            layers += [pick(nn.MaxPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(3, 2), nn.MaxPool2d(2, 1), nn.MaxPool2d(2, 3))] if rng.random() < 0.4 else []
+        else:
+            layers.append(pick(nn.Identity(), nn.Dropout(0.0), nn.ReLU(), nn.Residual(nn.Conv2d(channels, channels, 3, padding=1, rng=seed))))
+    model = nn.Sequential(*layers).double()
+    for module in model.modules():  # not zero: activations have kinks where a norm would put whole borders exactly
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data[...], module.bias.data[...] = rng.normal(1, 0.3, module.num_features), rng.normal(0, 1, module.num_features)
+    return model, (C, *rng.integers(4, 15, 2)), pick(1, 2, 7, 8, 16, 17, 40)
+
+
+@pytest.mark.parametrize("first", range(0, 120, 10))
+def test_random_networks_agree(first, rng):
+    """Double, where agreement to ten digits leaves no room for a wrong tap; networks that do not fit are refused by both."""
+    for seed in range(first, first + 10):
+        model, shape, batch = random_net(seed)
+        other, planner = copy.deepcopy(model), Planner(model)
+        x = rng.standard_normal((batch, *shape))
+        try:
+            copy.deepcopy(other)(x)
+        except ShapeError as error:
+            plan = planner.plan(x, True)
+            with pytest.raises(ShapeError) as caught:
+                (model if plan is None else plan).forward(x)
+            assert plan is None or str(caught.value) in str(error)
+            continue
+        if not any(True for _ in model.parameters()):
+            continue
+        for count in (batch, max(batch - 1, 2), batch):
+            both(model, other, planner, rng.standard_normal((count, *shape)), rng, np.float64, 1e4)
+        model.eval()
+        other.eval()
+        for count in (batch, 1):
+            x = rng.standard_normal((count, *shape))
+            close(planner.plan(x, False).forward(x), other(x), np.float64, f"inference of {seed}", 1e4)
+
+
+def test_parameters_in_other_memory_formats(rng):
+    model, shape = build("wide")
+    other, planner = copy.deepcopy(model), Planner(model)
+    x = rng.standard_normal((16, *shape)).astype(np.float32)
+    both(model, other, planner, x, rng)
+    for parameter in model.parameters():
+        parameter.data = np.repeat(parameter.data, 2, axis=-1)[..., ::2]
+    both(model, other, planner, x, rng)
+    for parameter in model.parameters():
+        parameter.data = np.asfortranarray(parameter.data)
+    both(model, other, planner, x, rng)
+
+
+def test_a_nested_sequential_that_somebody_watches(rng):
+    model, shape = build("nested")
+    other, planner, seen = copy.deepcopy(model), Planner(model), []
+    x = rng.standard_normal((9, *shape)).astype(np.float32)
+    both(model, other, planner, x, rng)
+    inner = model[0]
+    inner.forward = lambda input: seen.append(input.shape) or nn.Sequential.forward(inner, input)
+    both(model, other, planner, x, rng)
+    assert seen == [x.shape]
+
+
+@pytest.mark.filterwarnings("error")
+def test_statistics_that_are_not_finite_show_in_the_output():
+    model, shape = build("wide")
+    model[1].running_var[3] = -1
+    model.eval()
+    x = np.ones((9, *shape), np.float32)
+    assert np.isnan(Planner(model).plan(x, False).forward(x)).all() and np.isnan(model(x)).all()
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_inference_agrees_with_the_layers(name, dtype, rng):
     model, shape = build(name, dtype)

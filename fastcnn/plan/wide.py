@@ -205,7 +205,8 @@ class FoldedBlock(Segment):
         if norm is None:
             return
         dtype = self.weight.dtype
-        scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
+        with np.errstate(all="ignore"):  # what is not finite shows in the output, as it does layer by layer
+            scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
         if norm.weight is not None:
             scale = scale * norm.weight.data
         bias = (0.0 if self.bias is None else self.bias.astype(np.float64)) - norm.running_mean

@@ -433,7 +433,7 @@ cdef class Lanes:
     cdef void ensure(self, size_t nbytes):
         """Group memory. It is zero at first, and the borders stay zero, because the stages write only inside them."""
         if self.arena is None or self.arena.size < nbytes:
-            self.arena = None
+            self.arena, self.trained = None, False  # should there be no memory, nothing is left for backward either
             self.arena = reserve(nbytes)
             memset(self.arena.base, 0, nbytes)
 
