@@ -3,6 +3,7 @@ that belong together in one pass, and keeps the memory. Trainer and fit use plan
 
 segment.py  what a segment is          narrow.py  images in the lanes          wide.py    channels-last blocks
 dense.py    linear layers and others   memory.py  the block they share         planner.py who runs as what
+paths.py    residual sums              means.py   average pooling              plan.py    the result
 """
 
 from fastcnn.plan.plan import Plan

@@ -62,7 +62,8 @@ class Memory:
 class Layout:
     """The buffers of one plan: one after the other, or where they name a region, over each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype  # of the plan's images
         self.buffers: list[Buffer] = []
 
     def buffer(self, shape: Sequence[int], dtype: Any, channels_last: bool = False, region: str | None = None) -> Buffer:

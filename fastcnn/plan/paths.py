@@ -32,6 +32,7 @@ class Sum(Segment):
         super().__init__(layers, training)
         self.body, self.shortcut = list(body), list(shortcut)
         self.activation, self.slope = (slope_activation(layers[1][1]) if len(layers) > 1 else None) or (None, 0.0)
+        self.makes_channels_last = channels_last
         self.lends_output = self.activation is None  # whose derivative is told from the output
         self.y = layout.buffer(shape, dtype, channels_last, region=None if training else region)
         self.grad = layout.buffer(shape, dtype, channels_last) if training and self.activation else None

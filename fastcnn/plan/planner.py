@@ -14,6 +14,7 @@ from fastcnn.backends.cpu import _lanes, _runtime, select
 from fastcnn.nn.parameter import FLOATS
 from fastcnn.plan import narrow, wide
 from fastcnn.plan.dense import Dense, Flat, Own
+from fastcnn.plan.means import Mean, windows_of
 from fastcnn.plan.memory import Layout, Memory
 from fastcnn.plan.paths import Sum
 from fastcnn.plan.plan import Plan
@@ -42,6 +43,7 @@ TAKEN = {
     nn.LeakyReLU: attrgetter(*MODE, "negative_slope"),
     nn.MaxPool2d: attrgetter(*MODE, *POOL, "dilation", "return_indices"),
     nn.AvgPool2d: attrgetter(*MODE, *POOL, "count_include_pad", "divisor_override"),
+    nn.AdaptiveAvgPool2d: attrgetter(*MODE, "output_size"),
     nn.Flatten: attrgetter(*MODE, "start_dim", "end_dim"),
 }
 WEIGHTED = frozenset((nn.Conv2d, nn.BatchNorm2d, nn.Linear))
@@ -144,7 +146,7 @@ class Planner:
         return state
 
     def build(self, shape: tuple, dtype: np.dtype, training: bool, contiguous: bool = True) -> Plan:
-        layout = Layout()
+        layout = Layout(dtype)
         segments, _, _ = self._chain(list(chain(self.model)), shape[0], shape[1:], dtype, training, False, "", layout)
         self.memory.bind(layout)
         x: np.ndarray | None = np.empty(shape, dtype)  # its format counts, not what it holds
@@ -202,6 +204,10 @@ class Planner:
                 if covers(first, rest) and (training or not last):
                     return self._dense(ours, shape, training)
                 return self._block(ours, shape, training, before, region, layout)
+            if before and before[-1].makes_channels_last and (windows := windows_of(first, *rest[1:])):
+                borrow = before[-1].lends_output
+                segment = Mean(ours[:1], windows, shape, training, borrow, region, layout)
+                return segment, 1, segment.output_shape, True
             if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
                 flat = rest[0] * rest[1] * rest[2]
                 return Flat(ours[:1], shape, dtype, training, last, layout), 1, (flat,), False

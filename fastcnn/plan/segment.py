@@ -34,6 +34,7 @@ class Segment:
     lends_output = False
     planned_shape: tuple[int, ...] | None = None  # of the output; None where it is not known before the layer has run
     owns_output = False  # whether the latest forward made a fresh output
+    makes_channels_last = False  # whether the output is dense channels-last memory of the plan
     in_turn = False  # whether in inference the output lies in one of the two places that such segments use in turns
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:

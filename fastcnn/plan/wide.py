@@ -59,6 +59,8 @@ class WideBlock(Segment):
     """In training y, the convolution's output, and z, the block's, are kept; backward writes the gradient of y over y, and that of its own input over the
     input, where the segment before it lends it."""
 
+    makes_channels_last = True
+
     def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, training: bool, borrow: bool, memory: Memory, layout: Layout) -> None:
         super().__init__(layers, training)
         self.block, self.convolution, self.norm, self.memory = block, block.convolution, block.norm, memory
@@ -162,6 +164,7 @@ class FoldedBlock(Segment):
     one before a pooling."""
 
     in_turn = True
+    makes_channels_last = True
 
     def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, region: str, layout: Layout) -> None:
         super().__init__(layers, False)
