@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcnn import nn
-from fastcnn.backends.cpu import _conv_forward, _conv_grad_weight, _eltwise, _formats, _runtime
+from fastcnn.backends.cpu import _conv_forward, _conv_grad_weight, _eltwise, _formats, _runtime, select
 from fastcnn.plan.memory import Buffer, Layout, Memory
 from fastcnn.plan.narrow import slope_activation
 from fastcnn.plan.segment import Layer, Row, Segment, accumulate, check_gradient, give_gradient, value
@@ -27,12 +27,18 @@ class Dense(Segment):
         self.packed = self.checksum = None
 
     def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
+        rows, weight = x.reshape(len(x), -1), self._weight()
+        self.product = select.choose("linear", (rows, weight, None))[0]
+        self.back = select.choose("linear_grad_input", (np.empty((len(x), self.features), x.dtype), weight))[0]
         self.refresh()
         return np.empty(self.output_shape, x.dtype)
 
+    def _weight(self) -> np.ndarray:
+        return self.layer.weight.data.reshape(self.features, -1)
+
     def refresh(self) -> None:
-        """Inference packs the weights once for all batches, and again when their values have changed."""
-        if self.training:
+        """Inference packs the weights once for all batches, and again when their values have changed, unless they are read where they lie."""
+        if self.training or self.product.name != "gemm":
             return
         weight = self.layer.weight.data
         checksum = _runtime.checksum((weight,))
@@ -41,7 +47,11 @@ class Dense(Segment):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.x = np.ascontiguousarray(x).reshape(len(x), -1)
-        y = _conv_forward.linear(self.x, self.layer.weight.data.reshape(self.features, -1), value(self.layer.bias), None, self.packed)
+        bias = value(self.layer.bias)
+        if self.packed is None:
+            y = self.product.function(self.x, self._weight(), bias)
+        else:
+            y = _conv_forward.linear(self.x, self._weight(), bias, None, self.packed)
         if self.activation == "relu":
             y = _eltwise.relu(y)
         elif self.activation == "leaky_relu":
@@ -64,12 +74,12 @@ class Dense(Segment):
             accumulate(layer.bias, _conv_grad_weight.linear_grad_bias(grad))
         if not layer.requires_input_grad:
             return None
-        return _conv_forward.linear_grad_input(grad, layer.weight.data.reshape(self.features, -1)).reshape(self.shape)
+        return self.back.function(grad, self._weight()).reshape(self.shape)
 
     def rows(self) -> list[Row]:
         (path, layer), rest = self.layers[0], self.layers[1:]
-        nbytes = self.packed.nbytes if self.packed is not None else 0
-        return [Row(f"{path} {type(layer).__name__}", "rows", "gemm", ", ".join(type(other).__name__ for _, other in rest), nbytes)]
+        nbytes, name = (0, self.product.name) if self.packed is None else (self.packed.nbytes, "gemm")
+        return [Row(f"{path} {type(layer).__name__}", "rows", name, ", ".join(type(other).__name__ for _, other in rest), nbytes)]
 
 
 class Flat(Segment):

@@ -11,7 +11,22 @@ from typing import Any, NamedTuple
 
 from .. import reference
 from ..ops import OPS
-from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _optim, _planes, _pool, _runtime, _softmax, _winograd
+from . import (
+    _columns,
+    _conv_forward,
+    _conv_grad_input,
+    _conv_grad_weight,
+    _depthwise,
+    _eltwise,
+    _linear,
+    _norm,
+    _optim,
+    _planes,
+    _pool,
+    _runtime,
+    _softmax,
+    _winograd,
+)
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
 # a small convolution takes less time than that.
@@ -173,10 +188,27 @@ def not_class_numbers(target: Any) -> Reason | None:
     return None if target.ndim == 1 else ("needs class numbers as target, got probabilities",)
 
 
+def not_few_rows(x: Any, weight: Any) -> Reason | None:
+    """Packing x instead of the weights pays when it is the smaller by half; the transposed product of few outputs leaves rows of its tiles empty."""
+    if len(weight) < 2 * len(x):
+        return "needs at least twice as many output features as rows, got {} and {}", len(weight), len(x)
+    return None
+
+
+def not_whole_vectors(weight: Any) -> Reason | None:
+    lanes = _runtime.vector_bytes() // weight.itemsize
+    return None if weight.shape[1] % lanes == 0 else ("needs a multiple of {} input features, got {}", lanes, weight.shape[1])
+
+
+def run_first(op: str, *arguments: Any, out: Any) -> Any:
+    """The op by the first implementation that applies, into `out`."""
+    return choose(op, arguments)[0].function(*arguments, out=out)
+
+
 def conv2d_covering(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int, out: Any = None) -> Any:
     rows, filters = len(input), len(weight)
     flat = None if out is None else out.reshape(rows, filters)
-    output = _conv_forward.linear(input.reshape(rows, weight[0].size), weight.reshape(filters, weight[0].size), bias, flat)
+    output = run_first("linear", input.reshape(rows, weight[0].size), weight.reshape(filters, weight[0].size), bias, out=flat)
     return output.reshape(rows, filters, 1, 1)
 
 
@@ -185,7 +217,7 @@ def conv2d_grad_input_covering(
 ) -> Any:
     rows, filters = len(grad_output), len(weight)
     flat = None if out is None else out.reshape(rows, -1)
-    return _conv_forward.linear_grad_input(grad_output.reshape(rows, filters), weight.reshape(filters, -1), flat).reshape(input_shape)
+    return run_first("linear_grad_input", grad_output.reshape(rows, filters), weight.reshape(filters, -1), out=flat).reshape(input_shape)
 
 
 def conv2d_grad_weight_covering(
@@ -226,8 +258,14 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("direct", _conv_grad_weight.conv2d_grad_weight),
     ],
     "conv2d_grad_bias": [Impl("direct", _conv_grad_weight.conv2d_grad_bias)],
-    "linear": [Impl("gemm", _conv_forward.linear)],
-    "linear_grad_input": [Impl("gemm", _conv_forward.linear_grad_input)],
+    "linear": [
+        Impl("gemm_weights_in_place", _linear.linear, lambda x, w, b: not_few_rows(x, w)),
+        Impl("gemm", _conv_forward.linear),
+    ],
+    "linear_grad_input": [
+        Impl("gemm_weights_in_place", _linear.linear_grad_input, lambda gy, w: not_whole_vectors(w)),
+        Impl("gemm", _conv_forward.linear_grad_input),
+    ],
     "linear_grad_weight": [Impl("gemm", _conv_grad_weight.linear_grad_weight)],
     "linear_grad_bias": [Impl("direct", _conv_grad_weight.linear_grad_bias)],
     "unfold": [Impl("rows", _columns.unfold)],
