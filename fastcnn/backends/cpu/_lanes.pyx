@@ -509,6 +509,136 @@ cdef class Lanes:
         release(scratch)
 
 
+# ---- single convolutions: a run of one stage, with the copies into the lanes and back
+
+cdef void weight_group(const fc_isa* kernels, const Run* run, const real* x, const real* grad, index images, char* memory, char* scratch, real* gradients) noexcept nogil:
+    cdef const Stage* s = &run.stages[0]
+    cdef char* sums = scratch + run.buffer_bytes + 2 * run.grad_bytes
+    load(kernels, run.lanes, x, images, s.C, s.H, s.W, <real*>(memory + s.x_at) + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row)
+    load(kernels, run.lanes, grad, images, s.O, s.YH, s.YW, <real*>scratch, s.y_plane, s.y_row)
+    parameter_gradients(kernels, run, 0, <const real*>(memory + s.x_at), <const real*>scratch, s.y_row, s.y_plane, <real*>sums, gradients)
+
+
+cdef void input_group(const fc_isa* kernels, const Run* run, const real* grad, index images, const real* w, real* grad_input, char* scratch) noexcept nogil:
+    cdef const Stage* s = &run.stages[0]
+    cdef char* into = scratch + run.buffer_bytes
+    cdef index* lists = <index*>(scratch + run.buffer_bytes + 2 * run.grad_bytes + run.sums_bytes)
+    load(kernels, run.lanes, grad, images, s.O, s.YH, s.YW, <real*>scratch, s.y_plane, s.y_row)
+    input_gradient(kernels, run, 0, <const real*>scratch, s.y_row, s.y_plane, w, lists, <real*>into)
+    unload(kernels, run.lanes, <real*>into + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row, images, s.C, s.H, s.W, grad_input)
+
+
+cdef class Convolution(Lanes):
+    """A single convolution."""
+
+    def weight_gradient(self, cnp.ndarray grad_output, cnp.ndarray input, cnp.ndarray out):
+        cdef const fc_isa* kernels = active_isa()
+        cdef const Stage* s = &self.run.stages[0]
+        cdef index N = input.shape[0], lanes = self.run.lanes, groups = ceil_div(N, lanes), group, size = s.C * s.H * s.W, out_size = s.O * s.YH * s.YW
+        cdef size_t item = self.dtype.itemsize, gradient_bytes = aligned(self.run.gradients * item)
+        cdef int threads = thread_count(self.flops * N, groups)
+        self.ensure(threads * self.run.group_bytes)
+        cdef Arena scratch = acquire(groups * gradient_bytes + threads * self.run.worker_bytes)
+        cdef char* memory = self.arena.base
+        cdef char* sums = scratch.base
+        cdef char* workers = scratch.base + groups * gradient_bytes
+        cdef const char* x = <const char*>cnp.PyArray_DATA(input)
+        cdef const char* g = <const char*>cnp.PyArray_DATA(grad_output)
+        cdef Run* run = &self.run
+        cdef bint single = item == 4
+        for group in prange(groups, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+            if single:
+                weight_group(kernels, run, <const float*>x + group * lanes * size, <const float*>g + group * lanes * out_size, imin(lanes, N - group * lanes),
+                             memory + threadid() * run.group_bytes, workers + threadid() * run.worker_bytes, <float*>(sums + group * gradient_bytes))
+            else:
+                weight_group(kernels, run, <const double*>x + group * lanes * size, <const double*>g + group * lanes * out_size, imin(lanes, N - group * lanes),
+                             memory + threadid() * run.group_bytes, workers + threadid() * run.worker_bytes, <double*>(sums + group * gradient_bytes))
+        for group in range(1, groups):
+            if single:
+                add(<float*>sums, <float*>(sums + group * gradient_bytes), run.gradients)
+            else:
+                add(<double*>sums, <double*>(sums + group * gradient_bytes), run.gradients)
+        hand_out(sums, 0, out, item)
+        release(scratch)
+
+    def input_gradient(self, cnp.ndarray grad_output, cnp.ndarray weight, cnp.ndarray out):
+        cdef const fc_isa* kernels = active_isa()
+        cdef const Stage* s = &self.run.stages[0]
+        cdef index N = out.shape[0], lanes = self.run.lanes, groups = ceil_div(N, lanes), group, size = s.C * s.H * s.W, out_size = s.O * s.YH * s.YW
+        cdef int threads = thread_count(self.flops * N, groups)
+        cdef Arena scratch = acquire(threads * self.run.worker_bytes)
+        cdef char* workers = scratch.base
+        cdef const char* g = <const char*>cnp.PyArray_DATA(grad_output)
+        cdef const char* w = <const char*>cnp.PyArray_DATA(weight)
+        cdef char* gx = <char*>cnp.PyArray_DATA(out)
+        cdef Run* run = &self.run
+        cdef bint single = self.dtype.itemsize == 4
+        for group in prange(groups, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+            if single:
+                input_group(kernels, run, <const float*>g + group * lanes * out_size, imin(lanes, N - group * lanes), <const float*>w, <float*>gx + group * lanes * size,
+                            workers + threadid() * run.worker_bytes)
+            else:
+                input_group(kernels, run, <const double*>g + group * lanes * out_size, imin(lanes, N - group * lanes), <const double*>w, <double*>gx + group * lanes * size,
+                            workers + threadid() * run.worker_bytes)
+        release(scratch)
+
+
+# Convolutions not in use, by what they are for. A call takes one and puts it back, so concurrent Python threads never share one.
+_idle = {}
+MOST_KINDS = 8
+
+
+def take(key):
+    found = _idle.get(key)
+    try:
+        return found.pop()
+    except (AttributeError, IndexError):
+        dtype, image, (O, _, KH, KW), stride, padding, dilation, _ = key
+        return Convolution(dtype, image, [((O, (KH, KW), stride, padding, dilation), None, False, None)])
+
+
+def put_back(key, convolution):
+    found = _idle.get(key)
+    if found is None:
+        if len(_idle) >= MOST_KINDS:
+            _idle.clear()
+        found = _idle[key] = []
+    found.append(convolution)
+
+
+def key_of(x, image_shape, weight_shape, stride, padding, dilation):
+    return x.dtype.char, tuple(image_shape[1:]), tuple(weight_shape), stride, padding, dilation, active_isa().name
+
+
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, groups, out=None):
+    """Images in the lanes; C-contiguous arrays, groups 1."""
+    key = key_of(input, (<object>input).shape, (<object>weight).shape, stride, padding, dilation)
+    convolution = take(key)
+    O, OH, OW = convolution.output_shape
+    y = np.empty((input.shape[0], O, OH, OW), input.dtype) if out is None else out
+    convolution.forward(input, (weight,), (None if bias is None else np.ascontiguousarray(bias),), False, y)
+    put_back(key, convolution)
+    return y
+
+
+def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, groups, out=None):
+    key = key_of(grad_output, input_shape, (<object>weight).shape, stride, padding, dilation)
+    convolution = take(key)
+    gx = np.empty(input_shape, grad_output.dtype) if out is None else out
+    convolution.input_gradient(grad_output, weight, gx)
+    put_back(key, convolution)
+    return gx
+
+
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, groups, out=None):
+    key = key_of(input, (<object>input).shape, weight_shape, stride, padding, dilation)
+    convolution = take(key)
+    gw = np.empty(weight_shape, input.dtype) if out is None else out
+    convolution.weight_gradient(grad_output, input, gw)
+    put_back(key, convolution)
+    return gw
+
+
 cdef void add(real* total, const real* part, index n) noexcept nogil:
     cdef index i
     for i in range(n):

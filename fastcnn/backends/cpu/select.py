@@ -18,6 +18,7 @@ from . import (
     _conv_grad_weight,
     _depthwise,
     _eltwise,
+    _lanes,
     _linear,
     _norm,
     _optim,
@@ -188,6 +189,45 @@ def not_class_numbers(target: Any) -> Reason | None:
     return None if target.ndim == 1 else ("needs class numbers as target, got probabilities",)
 
 
+def not_lanes(batch: int, weight_shape: tuple, image: tuple, output: tuple, groups: int, itemsize: int, least: int, arrays: tuple) -> Reason | None:
+    """Images in the lanes: every lane works however few channels there are, but all images are transposed on the way in and out. `least`: operations per byte
+    moved from which that pays, measured on the reports' layers (lanes take 0.6 of the time at 41, 1.3 at 24 in the forward pass)."""
+    O, C, KH, KW = weight_shape
+    if groups != 1:
+        return "needs groups = 1, got {}", groups
+    if min(O, C) >= 16 or max(O, C) >= 32:
+        return "needs fewer than 16 channels on one side and 32 on the other, got {} and {}", C, O
+    lanes = _runtime.vector_bytes() // itemsize
+    filled = -(-batch // lanes) * lanes
+    if batch < 2 * lanes - 1 or 10 * batch < 9 * filled:
+        return "{} images fill {} lanes too badly", batch, filled
+    if O * C * KH * KW * lanes * itemsize > 512 * 1024 or max(O * output[0] * output[1], C * image[0] * image[1]) * lanes * itemsize > 4 << 20:
+        return ("a group of images would not stay in L2",)
+    moved = itemsize * (C * image[0] * image[1] + O * output[0] * output[1])
+    rate = 2 * O * output[0] * output[1] * C * KH * KW // moved
+    if rate < least:
+        return "needs {} operations per byte moved into the lanes, got {}", least, rate
+    return not_flat(*arrays)
+
+
+def not_lanes_forward(x: Any, w: Any, b: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    size = []
+    for extent, kernel, step, pads, distance in zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True):
+        size.append((extent + sum(pads) - (kernel - 1) * distance - 1) // step + 1)
+    return not_lanes(len(x), w.shape, x.shape[2:], tuple(size), groups, x.itemsize, 40, (x, w))
+
+
+def not_lanes_backwards(gy: Any, w: Any, xs: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """Its rivals are best at small kernels (with 3x3 lanes take 1.2 times as long), and fall far behind at larger ones."""
+    if w.shape[2] * w.shape[3] < 25:
+        return "needs a kernel of at least 25 taps, got {}x{}", *w.shape[2:]
+    return not_lanes(len(gy), w.shape, xs[2:], gy.shape[2:], groups, gy.itemsize, 9, (gy, w))
+
+
+def not_lanes_grad_weight(gy: Any, x: Any, ws: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    return not_lanes(len(gy), ws, x.shape[2:], gy.shape[2:], groups, gy.itemsize, 9, (gy, x))
+
+
 def not_few_rows(x: Any, weight: Any) -> Reason | None:
     """Packing x instead of the weights pays when it is the smaller by half; the transposed product of few outputs leaves rows of its tiles empty."""
     if len(weight) < 2 * len(x):
@@ -233,6 +273,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
+        Impl("direct_lanes", _lanes.conv2d, not_lanes_forward),
         Impl("direct_planes", _planes.conv2d, not_planes),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
         Impl("direct", _conv_forward.conv2d),
@@ -241,6 +282,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_grad_input_covering,
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
+        Impl("direct_lanes", _lanes.conv2d_grad_input, not_lanes_backwards),
         Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
              lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g) or not_flippable(w, s, p, d)),
@@ -252,6 +294,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
+        Impl("direct_lanes", _lanes.conv2d_grad_weight, not_lanes_grad_weight),
         Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
              lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
@@ -301,7 +344,7 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_planes", "direct_planes_flipped")
+NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped")
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
