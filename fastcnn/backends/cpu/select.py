@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .. import reference
 from ..ops import OPS
-from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _optim, _planes, _pool, _runtime, _softmax, _winograd
+from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _optim, _planes, _pool, _runtime, _softmax, _stencil, _winograd
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
 # a small convolution takes less time than that.
@@ -114,6 +114,18 @@ def vectors(elements: int, itemsize: int) -> int:
     return -(-elements * itemsize // _runtime.vector_bytes())
 
 
+def not_stencil(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    return "x",
+
+
+def not_stencil_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    return "x",
+
+
+def not_stencil_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    return "x",
+
+
 def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Lanes = pixels of a row instead of output channels. What decides is which of the two fills its vectors: OH * vectors(OW) * O/G against
     OH * OW * vectors(O/G) multiply-adds per tap. With few taps the transposes that channels-last tiles need on C-contiguous arrays weigh as much: it may
@@ -201,6 +213,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
+        Impl("direct_stencil", _stencil.conv2d, not_stencil),
         Impl("direct_planes", _planes.conv2d, not_planes),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
         Impl("direct", _conv_forward.conv2d),
@@ -209,6 +222,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_grad_input_covering,
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
+        Impl("direct_stencil", _stencil.conv2d_grad_input, not_stencil_backwards),
         Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
              lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g) or not_flippable(w, s, p, d)),
@@ -219,6 +233,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d_grad_weight": [
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
+        Impl("direct_stencil", _stencil.conv2d_grad_weight, not_stencil_grad_weight),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
         Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
@@ -263,7 +278,7 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_planes", "direct_planes_flipped")
+NEEDS_PLANES = ("gemm_covering", "direct_planes", "direct_planes_flipped", "direct_stencil")
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
