@@ -23,9 +23,10 @@ cnp.import_array()
 fc_use_pool(pool())
 
 cdef enum:
-    STRIP_BYTES = 24 * 1024  # of copied planes per item: L1
-    LEAST_ITEMS = 64         # of the weight gradient: groups, times shares of the images where there are few; from shapes alone, so that the bits do not depend on threads
-    PIECES = 8               # ranges of items per thread: one item may take less time than handing it out
+    PLANE_BYTES = 24 * 1024   # of one copied plane per item: L1
+    PLANES_BYTES = 128 * 1024 # of several: L2
+    LEAST_ITEMS = 64          # of the weight gradient: groups, times shares of the images where there are few; from shapes alone, so that the bits do not depend on threads
+    PIECES = 8                # ranges of items per thread: one item may take less time than handing it out
 
 
 cdef struct Copy:
@@ -102,9 +103,9 @@ cdef struct Plan:
     size_t worker_bytes
 
 
-cdef index strip_rows(index outputs, index line, index step, index halo) noexcept nogil:
-    """Output rows whose inputs fill a strip of STRIP_BYTES, cut evenly."""
-    cdef index most = imax(4, (STRIP_BYTES // line - halo) // step)
+cdef index strip_rows(index outputs, index planes, index line, index step, index halo) noexcept nogil:
+    """Output rows whose inputs, of `line` bytes each, fill a strip, cut evenly."""
+    cdef index most = imax(4, ((PLANE_BYTES if planes == 1 else PLANES_BYTES) // (planes * line) - halo) // step)
     return ceil_div(outputs, ceil_div(outputs, most))
 
 
@@ -127,7 +128,7 @@ cdef Plan forward_plan(const fc_isa* kernels, Geometry* g, cnp.ndarray input, re
     cdef int lanes = kernels.f32.lanes if real is float else kernels.f64.lanes
     cdef index width = (g.OW - 1) * g.SW + (g.KW - 1) * g.DW + 1, halo = (g.KH - 1) * g.DH + 1
     p.copy = layout(g.Cg, 1, g.PL, width, g.W, g.SW, lanes, sizeof(real))
-    p.rows = strip_rows(g.OH, g.Cg * p.copy.pitch * sizeof(real), g.SH, halo)
+    p.rows = strip_rows(g.OH, g.Cg, p.copy.pitch * sizeof(real), g.SH, halo)
     share(&p, g.OH, g.N * g.G, 2.0 * g.N * g.OH * g.OW * g.O * g.Cg * g.KH * g.KW)
     p.copy = layout(g.Cg, (p.rows - 1) * g.SH + halo, g.PL, width, g.W, g.SW, lanes, sizeof(real))
     p.direct = g.SW == 1 and g.PT == 0 and g.PL == 0 and width <= g.W and (g.OH - 1) * g.SH + halo <= g.H and cnp.PyArray_IS_C_CONTIGUOUS(input)
@@ -308,7 +309,7 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     depth = (g.SH - 1 + g.PT) // g.SH - back.top
     width = ceil_div(g.W, g.SW) + (g.SW - 1 + g.PL) // g.SW + back.before
     plan.copy = layout(g.Og, 1, back.before, width, g.OW, 1, lanes, sizeof(real))
-    plan.rows = strip_rows(outputs, g.Og * plan.copy.pitch * sizeof(real), 1, depth)
+    plan.rows = strip_rows(outputs, g.Og, plan.copy.pitch * sizeof(real), 1, depth)
     share(&plan, outputs, g.N * g.G, 2.0 * g.N * g.OH * g.OW * g.O * g.Cg * g.KH * g.KW)
     plan.copy = layout(g.Og, plan.rows + depth, back.before, width, g.OW, 1, lanes, sizeof(real))
     back.merged = 2 * ceil_div(ceil_div(g.W, 2), lanes) * lanes
@@ -402,7 +403,7 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     cdef Plan plan = forward_plan(kernels, g, input, <real*>NULL)
     # share() cuts for the threads; sums cross strips here, so the cut is made again, from shapes alone
     cdef index halo = (g.KH - 1) * g.DH + 1, width = (g.OW - 1) * g.SW + (g.KW - 1) * g.DW + 1
-    plan.rows = strip_rows(g.OH, g.Cg * plan.copy.pitch * sizeof(real), g.SH, halo)
+    plan.rows = strip_rows(g.OH, g.Cg, plan.copy.pitch * sizeof(real), g.SH, halo)
     plan.strips = ceil_div(g.OH, plan.rows)
     plan.copy = layout(g.Cg, (plan.rows - 1) * g.SH + halo, g.PL, width, g.W, g.SW, plan.copy.lanes, sizeof(real))
     cdef index shares = imin(g.N * plan.strips, ceil_div(LEAST_ITEMS, g.G)), items = shares * g.G, size = g.O * g.Cg * g.KH * g.KW, item, i

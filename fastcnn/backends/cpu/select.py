@@ -11,7 +11,22 @@ from typing import Any, NamedTuple
 
 from .. import reference
 from ..ops import OPS
-from . import _columns, _conv_forward, _conv_grad_input, _conv_grad_weight, _depthwise, _eltwise, _norm, _optim, _planes, _pool, _runtime, _softmax, _stencil, _winograd
+from . import (
+    _columns,
+    _conv_forward,
+    _conv_grad_input,
+    _conv_grad_weight,
+    _depthwise,
+    _eltwise,
+    _norm,
+    _optim,
+    _planes,
+    _pool,
+    _runtime,
+    _softmax,
+    _stencil,
+    _winograd,
+)
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
 # a small convolution takes less time than that.
@@ -114,16 +129,64 @@ def vectors(elements: int, itemsize: int) -> int:
     return -(-elements * itemsize // _runtime.vector_bytes())
 
 
+def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
+    if stride[1] > 2:
+        return "needs column stride 1 or 2, got {}", stride[1]
+    return None if all(a.strides[3] == a.itemsize for a in arrays) else ("needs rows of consecutive pixels (C-contiguous memory)",)
+
+
+def not_filled(pixels: int, ours: float, groups: int, channels: int, filters: int, size: int) -> Reason | None:
+    """`ours` vectors for a row of pixels of all filters of a group, against those where the lanes are the channels: of all groups in a depthwise layer, of one in
+    others. It may cost half as much again, because those must transpose what they read and write."""
+    theirs = pixels * vectors(groups, size) / groups if channels == filters == 1 else pixels * vectors(filters, size)
+    return None if ours <= 1.5 * theirs else ("{} pixels a row fill its vectors worse than the channels do", pixels)
+
+
 def not_stencil(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    return "x",
+    """Lanes = pixels of a row, rows of the tile = rows of one filter: for groups of one or two filters, which leave the other tiles few sums to hold."""
+    reason = not_stencil_rows(stride, input)
+    if reason:
+        return reason
+    O, channels, _, KW = weight.shape
+    filters, size, (PL, PR) = O // groups, input.itemsize, padding[1]
+    if filters > 1 and (groups == 1 or channels > 4 or filters > (2 if stride[1] == 1 else 4)):
+        return "needs groups of one filter, or of two and at most 4 channels, got {} of {} filters and {} channels", groups, filters, channels
+    OW = (input.shape[3] + PL + PR - (KW - 1) * dilation[1] - 1) // stride[1] + 1
+    return not_filled(OW, vectors(OW, size) * filters, groups, channels, filters, size)
 
 
 def not_stencil_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    return "x",
+    """The same for the input gradient: a convolution for each of the SH x SW positions of a pixel, the roles of channels and filters exchanged. Its work against
+    overlapped adding's, whose sums are short where a group has few filters."""
+    reason = not_stencil_rows(stride, grad_output)
+    if reason:
+        return reason
+    O, channels, _, KW = weight.shape
+    filters, size, (H, W), (OH, OW) = O // groups, grad_output.itemsize, input_shape[2:], grad_output.shape[2:]
+    if filters > (1 if groups == 1 else 4) or (groups > 1 and channels > 4):
+        return "needs groups of at most 4 channels and filters, or one filter, got {} groups of {} and {}", groups, channels, filters
+    pixels = -(-W // stride[1])
+    if channels == filters == 1 < groups:
+        return not_filled(pixels, vectors(pixels, size), groups, 1, 1, size)
+    if groups == 1 and not_planes_backwards(grad_output, weight, input_shape, stride, padding, dilation, groups) is None:
+        return ("one vector of pixels serves several channels in direct_planes_flipped",)
+    ours, theirs = -(-H // stride[0]) * vectors(pixels, size) * channels * KW, OH * OW * vectors(KW * channels, size)
+    return None if ours <= (1.7 if groups == 1 else 3) * theirs else ("{} pixels a row fill its vectors worse than {} channels do", pixels, channels)
 
 
 def not_stencil_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    return "x",
+    """The same for the weight gradient, which keeps a vector per weight of a group."""
+    reason = not_stencil_rows(stride, grad_output, input)
+    if reason:
+        return reason
+    O, channels, KH, KW = weight_shape
+    filters, OW, size = O // groups, grad_output.shape[3], input.itemsize
+    if filters > 1 and (groups == 1 or channels * filters > 16):
+        return "needs groups of one filter, or of at most 16 pairs of channels and filters, got {} of {} and {}", groups, channels, filters
+    partial = channels * filters * KH * KW * _runtime.vector_bytes()
+    if partial > 2 << 20:
+        return "its partial gradient of {} bytes would not stay in the caches", partial
+    return not_filled(OW, vectors(OW, size) * filters, groups, channels, filters, size)
 
 
 def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
