@@ -83,6 +83,13 @@ enum fc_eltwise_op {
         void (*adam)(T *p, const T *grad, T *mean, T *square, T *largest, fc_index n, const T *k);                                         \
         void (*rmsprop)(T *p, const T *grad, T *square, T *mean, T *buffer, fc_index n, const T *k);                                       \
         void (*adagrad)(T *p, const T *grad, T *sum, fc_index n, const T *k);                                                              \
+        void (*stencil_rows)(const T *x, fc_index x_row, fc_index pixels, fc_index rows, T *out, fc_index out_row, fc_index odd);          \
+        void (*stencil_merge)(const T *x, fc_index x_row, fc_index odd, T *out, fc_index out_row, fc_index rows, fc_index pixels);         \
+        void (*stencil)(const T *x, fc_index x_plane, fc_index x_row, fc_index tap_row, const fc_index *tap_col, fc_index planes,          \
+                        fc_index kh, fc_index kw, const T *w, fc_index w_plane, fc_index w_row, fc_index w_col, T bias, T *out,            \
+                        fc_index out_row, fc_index rows, fc_index cols);                                                                   \
+        void (*stencil_outer)(const T *grad, fc_index g_row, const T *x, fc_index x_row, fc_index tap_row, const fc_index *tap_col,        \
+                              fc_index kh, fc_index kw, fc_index rows, fc_index cols, T *out);                                             \
         double (*fma_probe)(fc_index iterations, T *out); /* returns the floating-point operations done; see bench roofline */             \
     } NAME;
 

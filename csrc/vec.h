@@ -81,20 +81,24 @@ static inline double FC_FN(lane_sum)(vec v) {
 #define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
 #define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define FC_ODD(a, b) FC_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
 #define FC_IOTA ((ivec){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 #elif FC_VBYTES / FC_REAL_BYTES == 8
 #define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
 #define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define FC_ODD(a, b) FC_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
 #define FC_IOTA ((ivec){0, 1, 2, 3, 4, 5, 6, 7})
 #elif FC_VBYTES / FC_REAL_BYTES == 4
 #define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 4, 1, 5)
 #define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 2, 6, 3, 7)
 #define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2, 4, 6)
+#define FC_ODD(a, b) FC_SHUFFLE(a, b, 1, 3, 5, 7)
 #define FC_IOTA ((ivec){0, 1, 2, 3})
 #else
 #define FC_ZIP_LO(a, b) FC_SHUFFLE(a, b, 0, 2)
 #define FC_ZIP_HI(a, b) FC_SHUFFLE(a, b, 1, 3)
 #define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2)
+#define FC_ODD(a, b) FC_SHUFFLE(a, b, 1, 3)
 #define FC_IOTA ((ivec){0, 1})
 #endif

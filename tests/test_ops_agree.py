@@ -289,7 +289,45 @@ def test_planes_are_chosen_where_they_fill_their_vectors(isa):
         explanation = fastcnn.explain(op, *((y, x, w) if op == "conv2d_backward" else (x, w)))
         return explanation.chosen
 
-    assert chosen("conv2d", 8, 1, 36, 6, 5) == "direct_planes"
-    assert chosen("conv2d_backward", 8, 1, 36, 6, 5) == "direct_planes_flipped"
-    assert chosen("conv2d_backward", 8, 1, 28, 36, 17) == "direct_overlap_add"
-    assert chosen("conv2d", 8, 6, 3, 33, 2) == "direct"
+    assert chosen("conv2d", 5, 1, 36, 6, 5) == "direct_planes"
+    assert chosen("conv2d_backward", 5, 1, 36, 6, 5) == "direct_planes_flipped"
+    assert chosen("conv2d_backward", 5, 1, 28, 36, 17) == "direct_overlap_add"
+    assert chosen("conv2d", 5, 6, 3, 33, 2) == "direct"
+
+
+def test_stencils_are_chosen_for_layers_of_few_sums_with_rows_that_fill_vectors(isa):
+    def chosen(shape, filters, kernel, groups, **options):
+        """Forward, input gradient, weight gradient."""
+        x, w = np.zeros(shape, np.float32), np.zeros((filters, shape[1] // groups, kernel, kernel), np.float32)
+        options = (options.get("stride", (1, 1)), ((kernel // 2,) * 2,) * 2, (1, 1), groups)
+        y = cpu.conv2d(x, w, None, *options)
+        calls = {"conv2d": (x, w, None), "conv2d_grad_input": (y, w, x.shape), "conv2d_grad_weight": (y, x, w.shape)}
+        return [cpu.select.choose(op, (*arguments, *options))[0].name for op, arguments in calls.items()]
+
+    assert chosen((2, 64, 28, 28), 64, 3, 64) == ["direct_stencil"] * 3
+    assert chosen((2, 64, 28, 28), 64, 7, 64) == ["direct_stencil"] * 3
+    assert chosen((2, 32, 28, 28), 64, 3, 32) == ["direct_stencil"] * 3
+    assert chosen((2, 64, 56, 56), 64, 3, 64, stride=(2, 2)) == ["direct_stencil"] * 3
+    assert "direct_stencil" not in chosen((2, 512, 2, 2), 512, 3, 512)
+    assert "direct_stencil" not in chosen((2, 64, 28, 28), 64, 3, 1)
+    assert "direct_stencil" not in chosen((2, 64, 28, 28), 64, 3, 64, stride=(1, 3))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (1, 1))], ids=str)
+def test_stencils_keep_infinities_to_the_sums_they_belong_to(value, padding, isa, dtype, rng):
+    """Whole vectors are read beyond the end of a row; what lies there must not reach a sum."""
+    x, w = integers(rng, (1, 2, 12, 21), dtype), integers(rng, (2, 1, 3, 3), dtype)
+    x[0, 0, :, 0] = value  # the next row's first pixel, after each row's last one
+    x[0, 1] = value        # the next plane
+    options = ((1, 1), padding, (1, 1), 2)
+    stencil = {op: next(i.function for i in cpu.select.IMPLEMENTATIONS[op] if i.name == "direct_stencil") for op in ("conv2d", "conv2d_grad_weight")}
+    output = stencil["conv2d"](x, w, None, *options)
+    g = integers(rng, output.shape, dtype)
+    left = padding[1][0]
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(output, reference.conv2d(x, w, None, *options))
+        expected = reference.conv2d_grad_weight(g, x, w.shape, *options)
+    result = stencil["conv2d_grad_weight"](g, x, w.shape, *options)
+    assert np.isfinite(expected[0, 0, :, 1 + left:]).all()
+    np.testing.assert_array_equal(result[0, 0, :, 1 + left:], expected[0, 0, :, 1 + left:])

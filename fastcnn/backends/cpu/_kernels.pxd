@@ -48,6 +48,10 @@ cdef extern from "fastcnn.h" nogil:
         void (*adam)(float* p, const float* grad, float* mean, float* square, float* largest, Py_ssize_t n, const float* k) noexcept nogil
         void (*rmsprop)(float* p, const float* grad, float* square, float* mean, float* buffer, Py_ssize_t n, const float* k) noexcept nogil
         void (*adagrad)(float* p, const float* grad, float* sum, Py_ssize_t n, const float* k) noexcept nogil
+        void (*stencil_rows)(const float* x, Py_ssize_t x_row, Py_ssize_t pixels, Py_ssize_t rows, float* out, Py_ssize_t out_row, Py_ssize_t odd) noexcept nogil
+        void (*stencil_merge)(const float* x, Py_ssize_t x_row, Py_ssize_t odd, float* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t pixels) noexcept nogil
+        void (*stencil)(const float* x, Py_ssize_t x_plane, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t planes, Py_ssize_t kh, Py_ssize_t kw, const float* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, float bias, float* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil
+        void (*stencil_outer)(const float* grad, Py_ssize_t g_row, const float* x, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t rows, Py_ssize_t cols, float* out) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, float* out) noexcept nogil
 
     ctypedef struct fc_kernels_f64:
@@ -94,6 +98,10 @@ cdef extern from "fastcnn.h" nogil:
         void (*adam)(double* p, const double* grad, double* mean, double* square, double* largest, Py_ssize_t n, const double* k) noexcept nogil
         void (*rmsprop)(double* p, const double* grad, double* square, double* mean, double* buffer, Py_ssize_t n, const double* k) noexcept nogil
         void (*adagrad)(double* p, const double* grad, double* sum, Py_ssize_t n, const double* k) noexcept nogil
+        void (*stencil_rows)(const double* x, Py_ssize_t x_row, Py_ssize_t pixels, Py_ssize_t rows, double* out, Py_ssize_t out_row, Py_ssize_t odd) noexcept nogil
+        void (*stencil_merge)(const double* x, Py_ssize_t x_row, Py_ssize_t odd, double* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t pixels) noexcept nogil
+        void (*stencil)(const double* x, Py_ssize_t x_plane, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t planes, Py_ssize_t kh, Py_ssize_t kw, const double* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, double bias, double* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil
+        void (*stencil_outer)(const double* grad, Py_ssize_t g_row, const double* x, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t rows, Py_ssize_t cols, double* out) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, double* out) noexcept nogil
 
     ctypedef struct fc_winograd_kernels:

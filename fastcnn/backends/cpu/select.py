@@ -26,6 +26,7 @@ from . import (
     _pool,
     _runtime,
     _softmax,
+    _stencil,
     _winograd,
 )
 
@@ -130,6 +131,66 @@ def vectors(elements: int, itemsize: int) -> int:
     return -(-elements * itemsize // _runtime.vector_bytes())
 
 
+def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
+    if stride[1] > 2:
+        return "needs column stride 1 or 2, got {}", stride[1]
+    return None if all(a.strides[3] == a.itemsize for a in arrays) else ("needs rows of consecutive pixels (C-contiguous memory)",)
+
+
+def not_filled(pixels: int, ours: float, groups: int, channels: int, filters: int, size: int) -> Reason | None:
+    """`ours` vectors for a row of pixels of all filters of a group, against those where the lanes are the channels: of all groups in a depthwise layer, of one
+    in others. It may cost half as much again, because those must transpose what they read and write."""
+    theirs = pixels * vectors(groups, size) / groups if channels == filters == 1 else pixels * vectors(filters, size)
+    return None if ours <= 1.5 * theirs else ("{} pixels a row fill its vectors worse than the channels do", pixels)
+
+
+def not_stencil(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """Lanes = pixels of a row, rows of the tile = rows of one filter: for groups of one or two filters, which leave the other tiles few sums to hold."""
+    reason = not_stencil_rows(stride, input)
+    if reason:
+        return reason
+    O, channels, _, KW = weight.shape
+    filters, size, (PL, PR) = O // groups, input.itemsize, padding[1]
+    if filters > 1 and (groups == 1 or channels > 4 or filters > (2 if stride[1] == 1 else 4)):
+        return "needs groups of one filter, or of two and at most 4 channels, got {} of {} filters and {} channels", groups, filters, channels
+    OW = (input.shape[3] + PL + PR - (KW - 1) * dilation[1] - 1) // stride[1] + 1
+    return not_filled(OW, vectors(OW, size) * filters, groups, channels, filters, size)
+
+
+def not_stencil_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """The same for the input gradient: a convolution for each of the SH x SW positions of a pixel, the roles of channels and filters exchanged. Its work
+    against overlapped adding's, whose sums are short where a group has few filters."""
+    reason = not_stencil_rows(stride, grad_output)
+    if reason:
+        return reason
+    O, channels, _, KW = weight.shape
+    filters, size, (H, W), (OH, OW) = O // groups, grad_output.itemsize, input_shape[2:], grad_output.shape[2:]
+    if filters > (1 if groups == 1 else 4) or (groups > 1 and channels > 4):
+        return "needs groups of at most 4 channels and filters, or one filter, got {} groups of {} and {}", groups, channels, filters
+    pixels = -(-W // stride[1])
+    if channels == filters == 1 < groups:
+        return not_filled(pixels, vectors(pixels, size), groups, 1, 1, size)
+    if groups == 1 and not_planes_backwards(grad_output, weight, input_shape, stride, padding, dilation, groups) is None:
+        return ("one vector of pixels serves several channels in direct_planes_flipped",)
+    ours, theirs = -(-H // stride[0]) * vectors(pixels, size) * channels * KW, OH * OW * vectors(KW * channels, size)
+    return None if ours <= (1.7 if groups == 1 else 3) * theirs else ("{} pixels a row fill its vectors worse than {} channels do", pixels, channels)
+
+
+def not_stencil_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """The same for the weight gradient, which keeps a vector per weight of a group."""
+    reason = not_stencil_rows(stride, grad_output, input)
+    if reason:
+        return reason
+    O, channels, KH, KW = weight_shape
+    filters, OW, size = O // groups, grad_output.shape[3], input.itemsize
+    if filters > 1 and (groups == 1 or channels * filters > 16):
+        return "needs groups of one filter, or of at most 16 pairs of channels and filters, got {} of {} and {}", groups, channels, filters
+    partial = channels * filters * KH * KW * _runtime.vector_bytes()
+    if partial > 2 << 20:
+        return "its partial gradient of {} bytes would not stay in the caches", partial
+    return not_filled(OW, vectors(OW, size) * filters, groups, channels, filters, size)
+
+
 def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Lanes = pixels of a row instead of output channels. What decides is which of the two fills its vectors: OH * vectors(OW) * O/G against
     OH * OW * vectors(O/G) multiply-adds per tap. With few taps the transposes that channels-last tiles need on C-contiguous arrays weigh as much: it may
@@ -190,8 +251,8 @@ def not_class_numbers(target: Any) -> Reason | None:
 
 
 def not_lanes(batch: int, weight_shape: tuple, image: tuple, output: tuple, groups: int, itemsize: int, least: int, arrays: tuple) -> Reason | None:
-    """Images in the lanes: every lane works however few channels there are, but all images are transposed on the way in and out. `least`: operations per byte
-    moved from which that pays, measured on the reports' layers (lanes take 0.6 of the time at 41, 1.3 at 24 in the forward pass)."""
+    """Images in the lanes: every lane works however few channels there are, but all images are transposed on the way in and out. `least`: operations per
+    element moved from which that pays, measured on the reports' layers (lanes take 0.6 of the time at 164, 1.4 at 96 in the forward pass)."""
     O, C, KH, KW = weight_shape
     if groups != 1:
         return "needs groups = 1, got {}", groups
@@ -203,10 +264,9 @@ def not_lanes(batch: int, weight_shape: tuple, image: tuple, output: tuple, grou
         return "{} images fill {} lanes too badly", batch, filled
     if O * C * KH * KW * lanes * itemsize > 512 * 1024 or max(O * output[0] * output[1], C * image[0] * image[1]) * lanes * itemsize > 4 << 20:
         return ("a group of images would not stay in L2",)
-    moved = itemsize * (C * image[0] * image[1] + O * output[0] * output[1])
-    rate = 2 * O * output[0] * output[1] * C * KH * KW // moved
+    rate = 2 * O * output[0] * output[1] * C * KH * KW // (C * image[0] * image[1] + O * output[0] * output[1])
     if rate < least:
-        return "needs {} operations per byte moved into the lanes, got {}", least, rate
+        return "needs {} operations per element moved into the lanes and back, got {}", least, rate
     return not_flat(*arrays)
 
 
@@ -214,18 +274,18 @@ def not_lanes_forward(x: Any, w: Any, b: Any, stride: tuple, padding: tuple, dil
     size = []
     for extent, kernel, step, pads, distance in zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True):
         size.append((extent + sum(pads) - (kernel - 1) * distance - 1) // step + 1)
-    return not_lanes(len(x), w.shape, x.shape[2:], tuple(size), groups, x.itemsize, 40, (x, w))
+    return not_lanes(len(x), w.shape, x.shape[2:], tuple(size), groups, x.itemsize, 160, (x, w))
 
 
 def not_lanes_backwards(gy: Any, w: Any, xs: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Its rivals are best at small kernels (with 3x3 lanes take 1.2 times as long), and fall far behind at larger ones."""
     if w.shape[2] * w.shape[3] < 25:
         return "needs a kernel of at least 25 taps, got {}x{}", *w.shape[2:]
-    return not_lanes(len(gy), w.shape, xs[2:], gy.shape[2:], groups, gy.itemsize, 9, (gy, w))
+    return not_lanes(len(gy), w.shape, xs[2:], gy.shape[2:], groups, gy.itemsize, 36, (gy, w))
 
 
 def not_lanes_grad_weight(gy: Any, x: Any, ws: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    return not_lanes(len(gy), ws, x.shape[2:], gy.shape[2:], groups, gy.itemsize, 9, (gy, x))
+    return not_lanes(len(gy), ws, x.shape[2:], gy.shape[2:], groups, gy.itemsize, 36, (gy, x))
 
 
 def not_few_rows(x: Any, weight: Any) -> Reason | None:
@@ -274,6 +334,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
         Impl("direct_lanes", _lanes.conv2d, not_lanes_forward),
+        Impl("direct_stencil", _stencil.conv2d, not_stencil),
         Impl("direct_planes", _planes.conv2d, not_planes),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
         Impl("direct", _conv_forward.conv2d),
@@ -283,6 +344,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
         Impl("direct_lanes", _lanes.conv2d_grad_input, not_lanes_backwards),
+        Impl("direct_stencil", _stencil.conv2d_grad_input, not_stencil_backwards),
         Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
              lambda gy, w, xs, s, p, d, g: not_depthwise(xs[1], w.shape[0], g) or not_flippable(w, s, p, d)),
@@ -293,6 +355,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d_grad_weight": [
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
+        Impl("direct_stencil", _stencil.conv2d_grad_weight, not_stencil_grad_weight),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
         Impl("direct_lanes", _lanes.conv2d_grad_weight, not_lanes_grad_weight),
         Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
@@ -344,7 +407,7 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped")
+NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped", "direct_stencil")
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
