@@ -125,8 +125,9 @@ class BuildKernels(build_ext):
 
     def own_pool(self, compile_flags: list[str]) -> bool:
         """Whether the loops run on the pool in threads.c instead of an OpenMP runtime: where the compiler speaks libgomp's language and the system is Linux."""
-        source = "#if !defined(_OPENMP) || !defined(__linux__) || defined(__clang__) || !defined(__GNUC__)\n#error no\n#endif\nint probe;\n"
-        return self.compiles(source, compile_flags, []) is None
+        command = [*self.compiler.compiler_so, *compile_flags, "-E", "-dM", "-x", "c", "-"]
+        macros = {line.split()[1] for line in subprocess.run(command, input="", capture_output=True, text=True, check=True).stdout.splitlines()}
+        return {"_OPENMP", "__linux__", "__GNUC__"} <= macros and "__clang__" not in macros
 
     def compile_object(self, source: Path, flags: list[str]) -> str:
         target = Path(self.build_temp) / f"{source.stem}.o"
