@@ -16,6 +16,7 @@ COMMANDS = {
     "layers": "the recipes layer by layer, forward and backward",
     "overhead": "import time and the cost of a call without arithmetic",
     "data": "images per second of the data path, and the share of a LeNet epoch that waits for it",
+    "memory": "memory that a training step of the recipes needs",
     "readme": "fill the tables of bench/README.md from bench/results/*.json",
 }
 
@@ -37,8 +38,9 @@ def parser(command: str) -> argparse.ArgumentParser:
         made.add_argument("--ops", type=_ops, default=OPS, help="a list of " + ",".join(OPS))
         made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
-    if command in ("step", "layers", "inference"):
+    if command in ("step", "layers", "inference", "memory"):
         made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: all)")
+    if command in ("step", "layers", "inference"):
         made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
     if command == "data":
         made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(command: str, args: argparse.Namespace) -> dict:
     """Run the command; only the modules that it needs are imported."""
-    from bench import convs, data, overhead, peers, roofline, steps
+    from bench import convs, data, memory, overhead, peers, roofline, steps
 
     backend = getattr(args, "backend", "cpu")
     peers.check_backend(backend)
@@ -95,6 +97,8 @@ def _measure(command: str, args: argparse.Namespace) -> dict:
     if command == "data":
         images = args.images or (data.SHORT_IMAGES if args.short else data.IMAGES)
         return data.run(data.Settings(args.batch, images, args.data_dir, backend, args.threads, args.repeats), header)
+    if command == "memory":
+        return memory.run(backend, args.peers, args.recipes, args.threads, header)
     if command in ("step", "layers", "inference"):
         settings = steps.Settings(args.recipes, args.batch, backend, args.peers, args.threads, args.repeats)
         return steps.run(command, settings, header)

@@ -114,7 +114,7 @@ def _layout(memory_format: str) -> object:
     return {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[memory_format]
 
 
-def _data(recipe: recipes.Recipe, batch: int) -> tuple[nn.Module, np.ndarray, np.ndarray]:
+def data_for(recipe: recipes.Recipe, batch: int) -> tuple[nn.Module, np.ndarray, np.ndarray]:
     """The recipe's model, a batch of noise and random labels: what is computed does not depend on what the pictures show."""
     rng = np.random.default_rng(0)
     model = recipe.model(rng=rng)
@@ -127,7 +127,7 @@ def _data(recipe: recipes.Recipe, batch: int) -> tuple[nn.Module, np.ndarray, np
 def _step(recipe: recipes.Recipe, settings: Settings) -> Iterator[tuple[str, Arrays, list[Side]]]:
     """Forward, loss, backward, update. Fixed layers at the beginning of a network are part of it, though a run computes them only once."""
     batch = _batch(recipe, settings)
-    model, x, y = _data(recipe, batch)
+    model, x, y = data_for(recipe, batch)
 
     def ours(backend: str) -> Side:
         trainer = _trainer(recipe, copy.deepcopy(model))
@@ -181,7 +181,7 @@ def _losses(contender: Contender, network: object) -> Arrays:
 
 def _inference(recipe: recipes.Recipe, settings: Settings) -> Iterator[tuple[str, Arrays, list[Side]]]:
     """The network's outputs for a batch, and for one image, in evaluation mode."""
-    model, images, _ = _data(recipe, _batch(recipe, settings))
+    model, images, _ = data_for(recipe, _batch(recipe, settings))
     with use_backend(settings.backend):
         _take_statistics(model, images)
     for batch in sorted({len(images), 1}, reverse=True):
@@ -216,7 +216,7 @@ def _take_statistics(model: nn.Module, x: np.ndarray) -> None:
 
 def _layers(recipe: recipes.Recipe, settings: Settings) -> Iterator[tuple[str, Arrays, list[Side]]]:
     """Each top-level layer alone, on the activations that reach it: forward as in training, then backward to its input and parameters, where it has one."""
-    model, x, _ = _data(recipe, _batch(recipe, settings))
+    model, x, _ = data_for(recipe, _batch(recipe, settings))
     recipe.trainer(model)  # switches off the gradient of the images, as training does
     trained = list(recipe.trained(model).modules())
     rng = np.random.default_rng(1)
