@@ -18,6 +18,7 @@ from . import (
     _conv_grad_weight,
     _depthwise,
     _eltwise,
+    _flat,
     _norm,
     _optim,
     _planes,
@@ -129,6 +130,42 @@ def vectors(elements: int, itemsize: int) -> int:
     return -(-elements * itemsize // _runtime.vector_bytes())
 
 
+MOST_FLAT_PIXELS = 256  # of a batch: beyond, packing the weights is shared by enough of them
+
+
+def not_flat_layer(x: Any, channels: int, taps: int, size: tuple, pitch: int, stride: tuple, groups: int) -> Reason | None:
+    """Lanes = pixels across the ends of rows, weights read where they lie: for few small planes of many channels, where packing the weights would weigh most."""
+    if stride != (1, 1) or groups != 1:
+        return "needs stride 1 and one group, got {}, {}", stride, groups
+    if x.strides[3] != x.itemsize:
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    OH, OW = size
+    if len(x) * OH * OW > MOST_FLAT_PIXELS:
+        return "needs at most {} pixels, got {}: packing the weights pays", MOST_FLAT_PIXELS, len(x) * OH * OW
+    if min(channels, x.shape[1]) < 32 or taps == 1:
+        return "needs at least 32 channels on both sides and more than one tap, got {}, {} and {}: packing is cheap", x.shape[1], channels, taps
+    full = OH * OW * x.itemsize / (vectors((OH - 1) * pitch + OW, x.itemsize) * _runtime.vector_bytes())
+    return None if full >= 0.6 else ("planes of {}x{} would fill only {:.0%} of their vectors", OH, OW, full)
+
+
+def not_flat_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    (PT, PB), (PL, PR) = padding
+    O, _, KH, KW = weight.shape
+    H, W = input.shape[2:]
+    size = (H + PT + PB - (KH - 1) * dilation[0], W + PL + PR - (KW - 1) * dilation[1])
+    return not_flat_layer(input, O, KH * KW, size, max(size[1], W + max(PL, PR)), stride, groups)
+
+
+def not_flat_planes_backwards(
+    grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Reason | None:
+    reason = not_flippable(weight, stride, padding, dilation)
+    if reason:
+        return reason
+    pitch = max(input_shape[3], grad_output.shape[3] + (weight.shape[3] - 1) * dilation[1] - min(padding[1]))
+    return not_flat_layer(grad_output, weight.shape[1], weight[0, 0].size, input_shape[2:], pitch, stride, groups)
+
+
 def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
     if stride[1] > 2:
         return "needs column stride 1 or 2, got {}", stride[1]
@@ -136,8 +173,8 @@ def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
 
 
 def not_filled(pixels: int, ours: float, groups: int, channels: int, filters: int, size: int) -> Reason | None:
-    """`ours` vectors for a row of pixels of all filters of a group, against those where the lanes are the channels: of all groups in a depthwise layer, of one in
-    others. It may cost half as much again, because those must transpose what they read and write."""
+    """`ours` vectors for a row of pixels of all filters of a group, against those where the lanes are the channels: of all groups in a depthwise layer, of
+    one in others. It may cost half as much again, because those must transpose what they read and write."""
     theirs = pixels * vectors(groups, size) / groups if channels == filters == 1 else pixels * vectors(filters, size)
     return None if ours <= 1.5 * theirs else ("{} pixels a row fill its vectors worse than the channels do", pixels)
 
@@ -156,8 +193,8 @@ def not_stencil(input: Any, weight: Any, bias: Any, stride: tuple, padding: tupl
 
 
 def not_stencil_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    """The same for the input gradient: a convolution for each of the SH x SW positions of a pixel, the roles of channels and filters exchanged. Its work against
-    overlapped adding's, whose sums are short where a group has few filters."""
+    """The same for the input gradient: a convolution for each of the SH x SW positions of a pixel, the roles of channels and filters exchanged. Its work
+    against overlapped adding's, whose sums are short where a group has few filters."""
     reason = not_stencil_rows(stride, grad_output)
     if reason:
         return reason
@@ -276,6 +313,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
+        Impl("direct_flat", _flat.conv2d, not_flat_planes),
         Impl("direct_stencil", _stencil.conv2d, not_stencil),
         Impl("direct_planes", _planes.conv2d, not_planes),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
@@ -285,6 +323,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_grad_input_covering,
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
+        Impl("direct_flat_flipped", _flat.conv2d_grad_input, not_flat_planes_backwards),
         Impl("direct_stencil", _stencil.conv2d_grad_input, not_stencil_backwards),
         Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
@@ -341,7 +380,7 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_planes", "direct_planes_flipped", "direct_stencil")
+NEEDS_PLANES = ("gemm_covering", "direct_planes", "direct_planes_flipped", "direct_stencil", "direct_flat", "direct_flat_flipped")
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
