@@ -90,6 +90,9 @@ enum fc_eltwise_op {
                         fc_index out_row, fc_index rows, fc_index cols);                                                                   \
         void (*stencil_outer)(const T *grad, fc_index g_row, const T *x, fc_index x_row, fc_index tap_row, const fc_index *tap_col,        \
                               fc_index kh, fc_index kw, fc_index rows, fc_index cols, T *out);                                             \
+        void (*planes_flat)(const T *w, fc_index w_channel, fc_index w_plane, fc_index w_step, const T *bias, const T *x,                  \
+                            fc_index x_plane, const fc_index *offset, fc_index planes, fc_index taps, T *out, fc_index out_channel,        \
+                            int m, int nv);                                                                                                \
         double (*fma_probe)(fc_index iterations, T *out); /* returns the floating-point operations done; see bench roofline */             \
     } NAME;
 

@@ -52,6 +52,7 @@ cdef extern from "fastcnn.h" nogil:
         void (*stencil_merge)(const float* x, Py_ssize_t x_row, Py_ssize_t odd, float* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t pixels) noexcept nogil
         void (*stencil)(const float* x, Py_ssize_t x_plane, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t planes, Py_ssize_t kh, Py_ssize_t kw, const float* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, float bias, float* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil
         void (*stencil_outer)(const float* grad, Py_ssize_t g_row, const float* x, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t rows, Py_ssize_t cols, float* out) noexcept nogil
+        void (*planes_flat)(const float* w, Py_ssize_t w_channel, Py_ssize_t w_plane, Py_ssize_t w_step, const float* bias, const float* x, Py_ssize_t x_plane, const Py_ssize_t* offset, Py_ssize_t planes, Py_ssize_t taps, float* out, Py_ssize_t out_channel, int m, int nv) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, float* out) noexcept nogil
 
     ctypedef struct fc_kernels_f64:
@@ -102,6 +103,7 @@ cdef extern from "fastcnn.h" nogil:
         void (*stencil_merge)(const double* x, Py_ssize_t x_row, Py_ssize_t odd, double* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t pixels) noexcept nogil
         void (*stencil)(const double* x, Py_ssize_t x_plane, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t planes, Py_ssize_t kh, Py_ssize_t kw, const double* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, double bias, double* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil
         void (*stencil_outer)(const double* grad, Py_ssize_t g_row, const double* x, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t rows, Py_ssize_t cols, double* out) noexcept nogil
+        void (*planes_flat)(const double* w, Py_ssize_t w_channel, Py_ssize_t w_plane, Py_ssize_t w_step, const double* bias, const double* x, Py_ssize_t x_plane, const Py_ssize_t* offset, Py_ssize_t planes, Py_ssize_t taps, double* out, Py_ssize_t out_channel, int m, int nv) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, double* out) noexcept nogil
 
     ctypedef struct fc_winograd_kernels:

@@ -18,6 +18,7 @@ from . import (
     _conv_grad_weight,
     _depthwise,
     _eltwise,
+    _flat,
     _lanes,
     _linear,
     _norm,
@@ -129,6 +130,42 @@ def not_winograd_backwards(grad_output: Any, weight: Any, input_shape: tuple, st
 
 def vectors(elements: int, itemsize: int) -> int:
     return -(-elements * itemsize // _runtime.vector_bytes())
+
+
+MOST_FLAT_PIXELS = 256  # of a batch: beyond, packing the weights is shared by enough of them
+
+
+def not_flat_layer(x: Any, channels: int, taps: int, size: tuple, pitch: int, stride: tuple, groups: int) -> Reason | None:
+    """Lanes = pixels across the ends of rows, weights read where they lie: for few small planes of many channels, where packing weights weighs most."""
+    if stride != (1, 1) or groups != 1:
+        return "needs stride 1 and one group, got {}, {}", stride, groups
+    if x.strides[3] != x.itemsize:
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    OH, OW = size
+    if len(x) * OH * OW > MOST_FLAT_PIXELS:
+        return "needs at most {} pixels, got {}: packing the weights pays", MOST_FLAT_PIXELS, len(x) * OH * OW
+    if min(channels, x.shape[1]) < 32 or taps == 1:
+        return "needs at least 32 channels on both sides and more than one tap, got {}, {} and {}: packing is cheap", x.shape[1], channels, taps
+    full = OH * OW * x.itemsize / (vectors((OH - 1) * pitch + OW, x.itemsize) * _runtime.vector_bytes())
+    return None if full >= 0.6 else ("planes of {}x{} would fill only {:.0%} of their vectors", OH, OW, full)
+
+
+def not_flat_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    (PT, PB), (PL, PR) = padding
+    O, _, KH, KW = weight.shape
+    H, W = input.shape[2:]
+    size = (H + PT + PB - (KH - 1) * dilation[0], W + PL + PR - (KW - 1) * dilation[1])
+    return not_flat_layer(input, O, KH * KW, size, max(size[1], W + max(PL, PR)), stride, groups)
+
+
+def not_flat_planes_backwards(
+    grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Reason | None:
+    reason = not_flippable(weight, stride, padding, dilation)
+    if reason:
+        return reason
+    pitch = max(input_shape[3], grad_output.shape[3] + (weight.shape[3] - 1) * dilation[1] - min(padding[1]))
+    return not_flat_layer(grad_output, weight.shape[1], weight[0, 0].size, input_shape[2:], pitch, stride, groups)
 
 
 def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
@@ -334,6 +371,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
         Impl("direct_lanes", _lanes.conv2d, not_lanes_forward),
+        Impl("direct_flat", _flat.conv2d, not_flat_planes),
         Impl("direct_stencil", _stencil.conv2d, not_stencil),
         Impl("direct_planes", _planes.conv2d, not_planes),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
@@ -344,6 +382,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
         Impl("direct_lanes", _lanes.conv2d_grad_input, not_lanes_backwards),
+        Impl("direct_flat_flipped", _flat.conv2d_grad_input, not_flat_planes_backwards),
         Impl("direct_stencil", _stencil.conv2d_grad_input, not_stencil_backwards),
         Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
@@ -407,7 +446,7 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped", "direct_stencil")
+NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped", "direct_stencil", "direct_flat", "direct_flat_flipped")
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
