@@ -1,15 +1,18 @@
 """What the three networks of one report on CIFAR-10 share: their data and their training.
 
 Of the 50,000 published training images 40,000 train the network and 10,000 validate it, each class in its proportion; the 10,000 test images
-are measured once, after the last epoch. Pixels are standardised per channel by the training images. Adam with learning rate 1e-3 on softmax
-cross-entropy, batches of 64, 15 epochs, no augmentation. Layers start as PyTorch's do by default.
+are measured once, after the last epoch. Pixels are standardised per channel by the training images. Adam on softmax cross-entropy, batches of 64,
+15 epochs, no augmentation. Layers start as PyTorch's do by default.
+
+The report's rate is 1e-3 throughout. Then it is a matter of luck in which epoch training ends: the validation accuracy of batchnorm-cifar10 moved between
+67.1 and 72.1 % over the last six epochs. Here the rate falls from 1e-3 along half a cosine.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastcnn import nn, optim
+from fastcnn import nn, optim, schedule
 from fastcnn.recipes.base import Recipe, Setup
 from fastcnn.train import Trainer
 
@@ -22,4 +25,5 @@ class Cifar10Recipe(Recipe):
 
     def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> Trainer:
         setup = self.setup(data, epochs=epochs, lr=lr)
-        return Trainer(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters(), lr=setup.lr))
+        optimizer = optim.Adam(model.parameters(), lr=setup.lr)
+        return Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=schedule.CosineAnnealingLR(optimizer, setup.epochs))
