@@ -83,8 +83,8 @@ def measure(library: str, name: str, threads: int) -> int:
 
         torch.set_num_threads(threads)
         layout = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[library.split()[1]]
-        network, loss = twin.module(trainer.model).to(memory_format=layout), twin.module(trainer.loss)
-        optimizer = twin.optimizer(trainer.optimizer, list(network.parameters()))
+        network, loss = twin.module(model).to(memory_format=layout), twin.module(trainer.loss)
+        optimizer = twin.optimizer(trainer.optimizer, [parameter for parameter in network.parameters() if parameter.requires_grad])
         images, labels = torch.from_numpy(x).contiguous(memory_format=layout), torch.from_numpy(np.asarray(y))
 
         def step() -> None:

@@ -75,9 +75,10 @@ def not_flippable(weight: Any, stride: tuple, padding: tuple, dilation: tuple) -
 
 def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Overlapped adding computes N*OH*OW pixels of a GEMM in tiles of up to 8 pixels of one row; flipping computes N*H*W pixels in full tiles.
-    So flipping pays on narrow images (OW < 8 leaves tiles part empty) whose padding is not most of the work."""
+    So flipping pays on narrow images (OW < 8 leaves tiles part empty) whose padding is not most of the work, and where the taps of a
+    dilated kernel would be added one by one."""
     OH, OW = grad_output.shape[2:]
-    if OW >= 8:
+    if OW >= 8 and dilation[1] == 1:
         return "overlapped adding fills its tiles: {} pixels a row, at least 8", OW
     if input_shape[2] * input_shape[3] > 1.3 * OH * OW:
         return "it would compute {} pixels for {} of grad_output", input_shape[2] * input_shape[3], OH * OW
@@ -269,7 +270,8 @@ def not_planes_backwards(grad_output: Any, weight: Any, input_shape: tuple, stri
 
 
 def not_planes_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    """As not_planes, but a multiply-add reads two vectors instead of one and a broadcast, so it must save a third of them; and it keeps a vector per weight."""
+    """As not_planes, but a multiply-add reads two vectors instead of one and a broadcast, so it must save a third to a half of them; and it keeps a vector per
+    weight."""
     if stride[1] != 1:
         return "needs column stride 1, got {}", stride[1]
     size = input.itemsize
@@ -277,7 +279,9 @@ def not_planes_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, st
         return ("needs rows of consecutive pixels (C-contiguous memory)",)
     O, channels, KH, KW = weight_shape
     filters, OW = O // groups, grad_output.shape[3]
-    if vectors(OW, size) * filters > 0.7 * OW * vectors(filters, size):
+    # the other tile has KW * channels rows; with few of them it has few sums
+    most = 0.7 if channels < 16 else 0.5
+    if vectors(OW, size) * filters > most * OW * vectors(filters, size):
         return "{} pixels a row fill its vectors worse than {} channels do", OW, filters
     partial = O * channels * KH * KW * _runtime.vector_bytes()
     return None if partial <= 256 * 1024 else ("its partial gradient of {} bytes would not stay in L2", partial)
