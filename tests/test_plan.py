@@ -814,7 +814,7 @@ def test_layers_that_do_not_fit_each_other_are_refused():
 
 def test_an_empty_batch_runs_as_layer_by_layer():
     trainer, shape = make("lenet")
-    assert trainer._plan(np.zeros((0, *shape), np.float32), True) is None
+    assert trainer._runner.plan(np.zeros((0, *shape), np.float32), True) is None
 
 
 def test_an_error_in_the_middle_of_a_step_leaves_everything_usable():

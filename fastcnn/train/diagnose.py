@@ -1,0 +1,116 @@
+"""Which layer it was that made the first number that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class NotFinite(NamedTuple):
+    """The first array that held NaN or an infinity.
+
+    what   "input", "parameter", "output", "loss" or "gradient" (the one that a layer hands on to what is before it, or that of a parameter)
+    path   of the layer, or of the parameter; "" for the model itself
+    kind   class of the layer or loss
+    count  so many of its `size` values are not finite
+    """
+
+    what: str
+    path: str
+    kind: str
+    count: int
+    size: int
+
+    def __str__(self) -> str:
+        share = f"{self.count:,} of {self.size:,} values"
+        if self.what == "input":
+            return f"the batch itself holds NaN or infinities ({share})"
+        if self.what == "loss":
+            return f"every layer's output is finite, {self.kind} made of them one that is not"
+        layer = f"layer {self.path} ({self.kind})" if self.path else f"the model ({self.kind})"
+        if self.what == "parameter":
+            return f"{self.path} of {self.kind} is not finite since an earlier update ({share}), and nothing with a gradient after it is"
+        return f"the first {self.what} that is not finite is that of {layer} ({share})"
+
+
+def first_not_finite(model: Any, x: np.ndarray, loss: Any = None, y: Any = None) -> NotFinite | None:
+    """Run a batch forward layer by layer, then the loss, then backward, and say where the first number came up that is not finite; None: nowhere.
+
+    Without loss and y the forward pass only. Parameters are looked at first: a gradient that was not finite has spoilt those of its layer and of the
+    layers before it, so it came up at the last of them. Layers draw random numbers and move running statistics as in any step; parameters keep their
+    values, their gradients are lost.
+    """
+    if bad := _bad(x):
+        return NotFinite("input", "", "", *bad)
+    if found := _parameter(model):
+        return found
+    with _watching(model, "forward") as found, np.errstate(all="ignore"):
+        output = model(x)
+    if found or loss is None:
+        return found[0] if found else None
+    with np.errstate(all="ignore"):
+        value = loss(output, y)
+    if bad := _bad(value):
+        return NotFinite("loss", "", type(loss).__name__, *bad)
+    model.zero_grad()
+    with _watching(model, "backward") as found, np.errstate(all="ignore"):
+        gradient = loss.backward()
+        if bad := _bad(gradient):
+            return NotFinite("gradient", "", type(loss).__name__, *bad)
+        model.backward(gradient)
+    return found[0] if found else None
+
+
+def _parameter(model: Any) -> NotFinite | None:
+    """The last parameter, in the order of the layers, that is not finite."""
+    owners = [
+        (f"{prefix}.{name}" if prefix else name, module, value.data)
+        for prefix, module in model.named_modules()
+        for name, value in vars(module).items()
+        if hasattr(value, "requires_grad") and hasattr(value, "data")
+    ]
+    for path, module, data in reversed(owners):
+        if bad := _bad(data):
+            return NotFinite("parameter", path, type(module).__name__, *bad)
+    return None
+
+
+@contextmanager
+def _watching(model: Any, method: str) -> Iterator[list[NotFinite]]:
+    """Inside, the list gets what each module's forward or backward gave that is not finite, in the order in which they end: a layer before its container."""
+    found: list[NotFinite] = []
+    modules = list(model.named_modules())
+
+    def watch(path: str, module: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **options: Any) -> Any:
+            result = run(*arguments, **options)
+            seen = [result]
+            if method == "backward":
+                seen += [value.grad for value in vars(module).values() if getattr(value, "requires_grad", False)]
+            for array in seen:
+                if array is not None and (bad := _bad(array)):
+                    found.append(NotFinite("output" if method == "forward" else "gradient", path, type(module).__name__, *bad))
+                    break
+            return result
+
+        return watched
+
+    for path, module in modules:
+        vars(module)[method] = watch(path, module, getattr(module, method))
+    try:
+        yield found
+    finally:
+        for _, module in modules:
+            vars(module).pop(method, None)
+
+
+def _bad(array: Any) -> tuple[int, int] | None:
+    """(values that are not finite, all values), or None where every one is."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f":
+        return None
+    count = array.size - int(np.count_nonzero(np.isfinite(array)))
+    return (count, array.size) if count else None
