@@ -7,6 +7,7 @@ Results go to stdout, progress and messages to stderr.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -88,32 +89,26 @@ def _interrupted(interrupt: KeyboardInterrupt, arguments: argparse.Namespace) ->
 
 def _train(arguments: argparse.Namespace) -> None:
     from fastcnn import recipes
-    from fastcnn.train import RunFolder
+    from fastcnn.train import JsonLines, TensorBoard
 
     recipe = recipes.get(arguments.recipe)
+    json_on_stdout = arguments.json_log == "-"
+    if json_on_stdout and arguments.json:
+        raise UsageError("--json and --json-log without a FILE both write to stdout: give a FILE")
+    lines = None if arguments.json_log is None else JsonLines(sys.stdout if json_on_stdout else arguments.json_log)
+    board = None if arguments.tensorboard is None else TensorBoard(arguments.tensorboard)
     common = {
         "data_dir": arguments.data_dir,
         "download": arguments.download,
         "progress": not arguments.quiet,
         "compare": True,
+        "callbacks": [log for log in (lines, board) if log is not None],
     }
-    given = {name: getattr(arguments, name) for name in (*_RUN_OPTIONS, *_RECIPE_OPTIONS) if getattr(arguments, name) is not None}
-    if arguments.resume is None:
-        _use_backend(arguments)
-        logger.info("%s: %s", recipe.name, recipe.description)
-        logger.info(_where())
-        result = recipes.train(recipe, **given, **common)
-    else:
-        if given:
-            options = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise UsageError(f"{options}: a resumed run keeps the options it was started with")
-        config = RunFolder.read_config(arguments.resume)
-        if config["recipe"] != recipe.name:
-            raise UsageError(f"{arguments.resume} is a run of {config['recipe']}, not of {recipe.name}")
-        arguments.backend = arguments.backend or config.get("backend")  # another backend rounds differently
-        _use_backend(arguments)
-        logger.info(_where())
-        result = recipes.resume(arguments.resume, **common)
+    with contextlib.nullcontext() if board is None else contextlib.closing(board):
+        result = _trained(recipe, arguments, common)
+    if json_on_stdout:
+        lines.write({"result": {name: value for name, value in result.to_dict().items() if name != "history"}})
+        return
     if arguments.json:
         _print_json(result.to_dict())
         return
@@ -127,6 +122,29 @@ def _train(arguments: argparse.Namespace) -> None:
         print(result.step_times)
     print(f"reported by the source: {recipe.reported}")
     print(f"files in {result.folder}: " + ", ".join(sorted(path.name for path in result.folder.iterdir() if not path.name.startswith("."))))
+
+
+def _trained(recipe: Any, arguments: argparse.Namespace, common: dict[str, Any]) -> Any:
+    """The result of the run, a new one or one that is gone on with."""
+    from fastcnn import recipes
+    from fastcnn.train import RunFolder
+
+    given = {name: getattr(arguments, name) for name in (*_RUN_OPTIONS, *_RECIPE_OPTIONS) if getattr(arguments, name) is not None}
+    if arguments.resume is None:
+        _use_backend(arguments)
+        logger.info("%s: %s", recipe.name, recipe.description)
+        logger.info(_where())
+        return recipes.train(recipe, **given, **common)
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"{options}: a resumed run keeps the options it was started with")
+    config = RunFolder.read_config(arguments.resume)
+    if config["recipe"] != recipe.name:
+        raise UsageError(f"{arguments.resume} is a run of {config['recipe']}, not of {recipe.name}")
+    arguments.backend = arguments.backend or config.get("backend")  # another backend rounds differently
+    _use_backend(arguments)
+    logger.info(_where())
+    return recipes.resume(arguments.resume, **common)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -272,6 +290,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE-DATE-TIME)")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     train.add_argument("--quiet", action="store_true", help="no progress")
+    train.add_argument(
+        "--json-log", nargs="?", const="-", metavar="FILE", help="a JSON object per epoch, into FILE or, without one, to stdout; there the result is the last"
+    )
+    train.add_argument("--tensorboard", metavar="DIR", help="log each epoch into DIR for TensorBoard (extra `tensorboard`)")
 
     evaluate = commands.add_parser("evaluate", help="measure a trained network on its test set")
     evaluate.set_defaults(run=_evaluate)

@@ -15,7 +15,7 @@ import pytest
 
 import fastcnn
 from fastcnn import backend as backends
-from fastcnn import datasets, recipes
+from fastcnn import checkpoint, datasets, recipes
 from fastcnn.cli import _RECIPE_OPTIONS, main
 from fastcnn.train import compare_step_times
 
@@ -130,6 +130,29 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     subprocess.run([*command[:5], "--resume", "halted", "--quiet"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     subprocess.run([*command, "--out", "straight", "--quiet"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert (tmp_path / "halted" / "weights.safetensors").read_bytes() == (tmp_path / "straight" / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.parametrize("epochs_done", [1, 4])
+def test_a_killed_run_has_its_last_checkpoint_and_goes_on_to_the_same_bits(tmp_path, epochs_done):
+    """kill -9, which no program can catch, somewhere in an epoch: the state of the epoch before is whole on the disk."""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fastcnn", "train", "lenet", "--epochs", "12", "--batch-size", "16", "--quiet"]
+    process = subprocess.Popen(
+        [*command, "--out", "killed", "--json-log"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(epochs_done + 1):  # a line is written before its epoch's checkpoint: one more, and those before are there
+        assert process.stdout.readline(), process.stderr.read()
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "weights.safetensors").exists()
+    arrays, state = checkpoint.load(tmp_path / "killed" / "checkpoint.safetensors")  # checks every byte
+    assert arrays and epochs_done <= state["position"]["epoch"] < 12
+    (tmp_path / "killed" / ".weights.safetensors.1.part").write_bytes(b"what a kill within a write leaves")
+    subprocess.run([*command[:5], "--resume", "killed", "--quiet"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run([*command, "--out", "straight"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "killed" / "weights.safetensors").read_bytes() == (tmp_path / "straight" / "weights.safetensors").read_bytes()
+    assert not list((tmp_path / "killed").glob(".*"))
 
 
 # Using a run

@@ -417,7 +417,7 @@ def test_the_same_seed_gives_the_same_weights_file(tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_a_resumed_run_reaches_the_same_weights(tmp_path, monkeypatch):
+def test_a_resumed_run_reaches_the_same_weights(tmp_path):
     pytest.importorskip("safetensors", reason="the extra `train` is not installed")
     recipes.train("lenet", epochs=3, batch_size=64, out=tmp_path / "straight", progress=False)
 
@@ -425,9 +425,7 @@ def test_a_resumed_run_reaches_the_same_weights(tmp_path, monkeypatch):
         if trainer.epoch == 1:
             raise StopTraining
 
-    monkeypatch.setattr("fastcnn.recipes.run.fit", lambda *arguments, **options: fit(*arguments, **options, callbacks=[stop]))
-    halted = recipes.train("lenet", epochs=3, batch_size=64, out=tmp_path / "halted", progress=False)
-    monkeypatch.undo()
+    halted = recipes.train("lenet", epochs=3, batch_size=64, out=tmp_path / "halted", progress=False, callbacks=[stop])
     assert len(halted.history) == 1
     resumed = recipes.resume(tmp_path / "halted", progress=False)
     assert len(resumed.history) == 3

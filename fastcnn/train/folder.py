@@ -55,6 +55,11 @@ class RunFolder:
     def config(self) -> Path:
         return self / "config.json"
 
+    def remove_unfinished(self) -> None:
+        """Remove what a process that was killed while it wrote a file has left beside it."""
+        for path in self.path.glob(".*.part"):
+            path.unlink(missing_ok=True)
+
     def save_progress(self, trainer: Any) -> None:
         """The state to resume from, and the history so far."""
         trainer.save(self.checkpoint)
