@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastcnn import backend, checkpoint, metrics, random
+from fastcnn import backend, checkpoint, metrics, nn, random
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.datasets import Batches, Dataset
 from fastcnn.recipes.base import Recipe, RecipeData, Setup
@@ -272,12 +272,20 @@ def _pictures(run: _Run, result: Result, shown: np.ndarray) -> None:
     from fastcnn import plots
 
     val_name = "test" if run.parts.val is run.parts.test else "validation"
+    title = f"{result.recipe.name} on {result.data}"
     try:
+        figures = {}
         if len(result.history or ()):
-            plots.save(plots.curves(result.history, val_name=val_name, title=f"{result.recipe.name} on {result.data}"), run.folder / "curves.png")
-        figure = plots.confusion_matrix(result.confusion, result.classes, normalize=True)
-        plots.save(figure, run.folder / "confusion_matrix.png")
-        for name, figure in run.recipe.figures(run.model, shown).items():
+            figures["curves.png"] = plots.curves(result.history, val_name=val_name, title=title)
+            if {"train_accuracy", "val_accuracy"} & set(result.history.columns):
+                figures["error_rate.png"] = plots.error_rate(result.history, val_name=val_name)
+        figures["confusion_matrix.png"] = plots.confusion_matrix(result.confusion, result.classes, normalize=True)
+        figures["confusion_counts.png"] = plots.confusion_matrix(result.confusion, result.classes)
+        figures["class_accuracy.png"] = plots.class_accuracy(result.class_accuracy, title=f"{title}: {result.accuracy:.2%} of the test images")
+        first = next((layer for layer in run.model.modules() if isinstance(layer, nn.Conv2d)), None)
+        if first is not None:
+            figures["filters.png"] = plots.filters(first.weight)
+        for name, figure in (figures | run.recipe.figures(run.model, shown)).items():
             plots.save(figure, run.folder / name)
     except ImportError as error:
         logger.warning("no pictures: %s", error)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fastcnn.watch import watching
 
 
 class NotFinite(NamedTuple):
@@ -45,9 +45,16 @@ def first_not_finite(model: Any, x: np.ndarray, loss: Any = None, y: Any = None)
     """
     if bad := _bad(x):
         return NotFinite("input", "", "", *bad)
-    if found := _parameter(model):
-        return found
-    with _watching(model, "forward") as found, np.errstate(all="ignore"):
+    if parameter := _parameter(model):
+        return parameter
+    found: list[NotFinite] = []  # in the order in which the modules end: a layer before its container
+
+    def see(what: str, path: str, module: Any, arrays: list[Any]) -> None:
+        bad = next((bad for bad in map(_bad, arrays) if bad), None)
+        if bad:
+            found.append(NotFinite(what, path, type(module).__name__, *bad))
+
+    with watching(model, "forward", lambda path, module, output: see("output", path, module, [output])), np.errstate(all="ignore"):
         output = model(x)
     if found or loss is None:
         return found[0] if found else None
@@ -56,7 +63,12 @@ def first_not_finite(model: Any, x: np.ndarray, loss: Any = None, y: Any = None)
     if bad := _bad(value):
         return NotFinite("loss", "", type(loss).__name__, *bad)
     model.zero_grad()
-    with _watching(model, "backward") as found, np.errstate(all="ignore"):
+
+    def see_gradients(path: str, module: Any, grad_input: Any) -> None:
+        own = [value.grad for value in vars(module).values() if getattr(value, "requires_grad", False)]
+        see("gradient", path, module, [array for array in (grad_input, *own) if array is not None])
+
+    with watching(model, "backward", see_gradients), np.errstate(all="ignore"):
         gradient = loss.backward()
         if bad := _bad(gradient):
             return NotFinite("gradient", "", type(loss).__name__, *bad)
@@ -76,35 +88,6 @@ def _parameter(model: Any) -> NotFinite | None:
         if bad := _bad(data):
             return NotFinite("parameter", path, type(module).__name__, *bad)
     return None
-
-
-@contextmanager
-def _watching(model: Any, method: str) -> Iterator[list[NotFinite]]:
-    """Inside, the list gets what each module's forward or backward gave that is not finite, in the order in which they end: a layer before its container."""
-    found: list[NotFinite] = []
-    modules = list(model.named_modules())
-
-    def watch(path: str, module: Any, run: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any, **options: Any) -> Any:
-            result = run(*arguments, **options)
-            seen = [result]
-            if method == "backward":
-                seen += [value.grad for value in vars(module).values() if getattr(value, "requires_grad", False)]
-            for array in seen:
-                if array is not None and (bad := _bad(array)):
-                    found.append(NotFinite("output" if method == "forward" else "gradient", path, type(module).__name__, *bad))
-                    break
-            return result
-
-        return watched
-
-    for path, module in modules:
-        vars(module)[method] = watch(path, module, getattr(module, method))
-    try:
-        yield found
-    finally:
-        for _, module in modules:
-            vars(module).pop(method, None)
 
 
 def _bad(array: Any) -> tuple[int, int] | None:

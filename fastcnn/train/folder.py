@@ -33,7 +33,7 @@ _RECORDED_PACKAGES = ("numpy", "safetensors", "matplotlib", "pillow", "tqdm")
 
 class RunFolder:
     """A folder, made if missing, with these files: weights.safetensors, checkpoint.safetensors, config.json, history.csv, metrics.json,
-    summary.txt, curves.png, confusion_matrix.png. Each is replaced atomically.
+    summary.txt, and pictures. Each is replaced atomically.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
