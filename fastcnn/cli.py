@@ -16,6 +16,7 @@ from typing import Any
 
 from fastcnn import __version__, backend, commands
 from fastcnn.console import UsageError, backend_options, number, print_json, table, use_backend
+from fastcnn.explore import commands as explore
 
 logger = logging.getLogger("fastcnn")
 
@@ -272,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         for name, kind in _RECIPE_OPTIONS.items():
             own.add_argument(f"--{name}", type=number(int, 0) if kind is int else kind, metavar="VALUE" if kind is str else "N")
     commands.add(parsers)
+    explore.add(parsers)
     listing = parsers.add_parser("recipes", help="list the recipes")
     listing.set_defaults(run=_recipes)
     info = parsers.add_parser("info", help="show version, backends, instruction set and threads")

@@ -44,6 +44,7 @@ FLOORS = {
     "fastcnn.compat": 7,
     "fastcnn.cli": 7,
     "fastcnn.console": 7,
+    "fastcnn.explore": 7,
     "fastcnn.commands": 7,
     "fastcnn.__main__": 7,
 }
