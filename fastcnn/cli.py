@@ -1,4 +1,4 @@
-"""Command line: fastcnn train | evaluate | predict | summary | recipes | info.
+"""Command line: fastcnn train | evaluate | predict | summary | recipes | info; the other commands are in commands.py and explore/commands.py.
 
 Exit codes: 0 done, 1 training diverged, 2 something the caller can put right (one line on stderr says what), 130 interrupted by Ctrl-C.
 Results go to stdout, progress and messages to stderr.
@@ -7,14 +7,16 @@ Results go to stdout, progress and messages to stderr.
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from fastcnn import __version__, backend
+from fastcnn import __version__, backend, commands
+from fastcnn.console import UsageError, backend_options, number, print_json, table, use_backend
+from fastcnn.explore import commands as explore
 
 logger = logging.getLogger("fastcnn")
 
@@ -22,10 +24,6 @@ logger = logging.getLogger("fastcnn")
 _RUN_OPTIONS = ("data", "epochs", "batch_size", "lr", "subset", "seed", "out")
 # The options of single recipes (recipe.options), and the type of their values; each recipe says itself which it has and what they may be.
 _RECIPE_OPTIONS = {"pool": str, "channels": int, "size": int, "restarts": int}
-
-
-class UsageError(ValueError):
-    """A combination of arguments that argparse cannot check."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,34 +86,28 @@ def _interrupted(interrupt: KeyboardInterrupt, arguments: argparse.Namespace) ->
 
 def _train(arguments: argparse.Namespace) -> None:
     from fastcnn import recipes
-    from fastcnn.train import RunFolder
+    from fastcnn.train import JsonLines, TensorBoard
 
     recipe = recipes.get(arguments.recipe)
+    json_on_stdout = arguments.json_log == "-"
+    if json_on_stdout and arguments.json:
+        raise UsageError("--json and --json-log without a FILE both write to stdout: give a FILE")
+    lines = None if arguments.json_log is None else JsonLines(sys.stdout if json_on_stdout else arguments.json_log)
+    board = None if arguments.tensorboard is None else TensorBoard(arguments.tensorboard)
     common = {
         "data_dir": arguments.data_dir,
         "download": arguments.download,
         "progress": not arguments.quiet,
         "compare": True,
+        "callbacks": [log for log in (lines, board) if log is not None],
     }
-    given = {name: getattr(arguments, name) for name in (*_RUN_OPTIONS, *_RECIPE_OPTIONS) if getattr(arguments, name) is not None}
-    if arguments.resume is None:
-        _use_backend(arguments)
-        logger.info("%s: %s", recipe.name, recipe.description)
-        logger.info(_where())
-        result = recipes.train(recipe, **given, **common)
-    else:
-        if given:
-            options = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise UsageError(f"{options}: a resumed run keeps the options it was started with")
-        config = RunFolder.read_config(arguments.resume)
-        if config["recipe"] != recipe.name:
-            raise UsageError(f"{arguments.resume} is a run of {config['recipe']}, not of {recipe.name}")
-        arguments.backend = arguments.backend or config.get("backend")  # another backend rounds differently
-        _use_backend(arguments)
-        logger.info(_where())
-        result = recipes.resume(arguments.resume, **common)
+    with contextlib.nullcontext() if board is None else contextlib.closing(board):
+        result = _trained(recipe, arguments, common)
+    if json_on_stdout:
+        lines.write({"result": {name: value for name, value in result.to_dict().items() if name != "history"}})
+        return
     if arguments.json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
         return
     epochs = len(result.history)
     print(f"test accuracy {result.accuracy:.2%} ({int(result.confusion.sum()):,} images of {result.data}, loss {result.loss:.4f})", end="")
@@ -129,43 +121,57 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"files in {result.folder}: " + ", ".join(sorted(path.name for path in result.folder.iterdir() if not path.name.startswith("."))))
 
 
+def _trained(recipe: Any, arguments: argparse.Namespace, common: dict[str, Any]) -> Any:
+    """The result of the run, a new one or one that is gone on with."""
+    from fastcnn import recipes
+    from fastcnn.train import RunFolder
+
+    given = {name: getattr(arguments, name) for name in (*_RUN_OPTIONS, *_RECIPE_OPTIONS) if getattr(arguments, name) is not None}
+    if arguments.resume is None:
+        use_backend(arguments)
+        logger.info("%s: %s", recipe.name, recipe.description)
+        logger.info(_where())
+        return recipes.train(recipe, **given, **common)
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"{options}: a resumed run keeps the options it was started with")
+    config = RunFolder.read_config(arguments.resume)
+    if config["recipe"] != recipe.name:
+        raise UsageError(f"{arguments.resume} is a run of {config['recipe']}, not of {recipe.name}")
+    arguments.backend = arguments.backend or config.get("backend")  # another backend rounds differently
+    use_backend(arguments)
+    logger.info(_where())
+    return recipes.resume(arguments.resume, **common)
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from fastcnn import recipes
 
-    _use_backend(arguments)
+    use_backend(arguments)
     result = recipes.evaluate(arguments.folder, data_dir=arguments.data_dir, download=arguments.download)
     if arguments.json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
         return
     print(f"{result.recipe.name} on the test set of {result.data}: {int(result.confusion.sum()):,} images")
     print(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}")
     print("confusion matrix (rows: true class, columns: predicted class):")
-    print(_table([["", *result.classes], *([name, *map(str, row)] for name, row in zip(result.classes, result.confusion, strict=True))]))
+    print(table([["", *result.classes], *([name, *map(str, row)] for name, row in zip(result.classes, result.confusion, strict=True))]))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from fastcnn import recipes
-    from fastcnn.recipes.pictures import looks_inverted, read_picture
 
-    _use_backend(arguments)
+    use_backend(arguments)
     run = recipes.load(arguments.folder)
-    pictures = []
-    for path in arguments.images:
-        pixels = read_picture(path, run.recipe.input_shape[0])
-        if arguments.invert:
-            pixels = 255 - pixels
-        elif run.recipe.dark_ground and looks_inverted(pixels):
-            logger.warning("%s has a bright ground, this network was trained on dark ones: --invert turns it round", path)
-        pictures.append(run.recipe.picture(pixels, run.config["options"]["data"]))
-    probabilities = run.predict(np.stack(pictures))
+    probabilities = run.predict(np.stack([commands.read_image(run, path, arguments.invert) for path in arguments.images]))
     answers = []
     for path, row in zip(arguments.images, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[: arguments.top]
         answers.append({"image": path, "classes": [{"class": run.classes[i], "probability": float(row[i])} for i in best]})
     if arguments.json:
-        _print_json(answers)
+        print_json(answers)
         return
     for answer in answers:
         print(f"{answer['image']}: " + ", ".join(f"{guess['class']} {guess['probability']:.1%}" for guess in answer["classes"]))
@@ -176,11 +182,11 @@ def _summary(arguments: argparse.Namespace) -> None:
     from fastcnn.summary import summary
 
     recipe = recipes.get(arguments.recipe).configured(**{name: getattr(arguments, name) for name in _RECIPE_OPTIONS})
-    table = summary(recipe.model(rng=0), recipe.input_shape)
+    layers = summary(recipe.model(rng=0), recipe.input_shape)
     if arguments.json:
-        _print_json({"recipe": recipe.name} | table.to_dict())
+        print_json({"recipe": recipe.name} | layers.to_dict())
     else:
-        print(f"{recipe.name}: {recipe.description}\n\n{table}")
+        print(f"{recipe.name}: {recipe.description}\n\n{layers}")
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
@@ -201,22 +207,12 @@ def _recipes(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     facts = {"fastcnn": __version__} | backend.config()
     if arguments.json:
-        _print_json(facts)
+        print_json(facts)
     else:
-        print(_table([[key, value] for key, value in facts.items()], right=False))
+        print(table([[key, value] for key, value in facts.items()], right=False))
 
 
 # Helpers
-
-
-def _use_backend(arguments: argparse.Namespace) -> None:
-    if arguments.backend is not None:
-        backend.set_backend(arguments.backend)
-    name = backend.current().name
-    if arguments.threads is not None:
-        if name != "cpu":
-            raise UsageError(f"--threads is for the cpu backend; the {name} backend uses NumPy's own threads")
-        backend.set_num_threads(arguments.threads)
 
 
 def _where() -> str:
@@ -229,78 +225,58 @@ def _where() -> str:
     return f"cpu backend ({isa}), {threads} thread{'s' * (threads != 1)}"
 
 
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2))
-
-
-def _table(rows: list[list[str]], right: bool = True) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [[row[0].ljust(widths[0]), *(cell.rjust(w) if right else cell for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def _number(convert: Callable[[str], Any], minimum: float, inclusive: bool = True) -> Callable[[str], Any]:
-    """An argparse type: a finite number of at least (or above) minimum."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = convert(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if convert is int else 'a number'}") from None
-        if not (minimum <= value if inclusive else minimum < value) or value == float("inf"):
-            raise argparse.ArgumentTypeError(f"must be {'at least' if inclusive else 'greater than'} {minimum}, got {text}")
-        return value
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastcnn", description="Train and use convolutional networks on the CPU.")
     parser.add_argument("--version", action="version", version=f"fastcnn {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    train = commands.add_parser("train", help="train a recipe into a run folder", description="Train a recipe into a run folder.")
+    train = parsers.add_parser("train", help="train a recipe into a run folder", description="Train a recipe into a run folder.")
     train.set_defaults(run=_train)
     train.add_argument("recipe", metavar="RECIPE", help="name of a recipe (`fastcnn recipes` lists them)")
     train.add_argument("--data", help="data set to train on (default: the recipe's)")
-    train.add_argument("--epochs", type=_number(int, 1), help="passes over the training set (default: the recipe's)")
-    train.add_argument("--batch-size", type=_number(int, 1), help="images per training step (default: the recipe's)")
-    train.add_argument("--lr", type=_number(float, 0, inclusive=False), help="learning rate at the peak of the recipe's schedule (default: the recipe's)")
-    train.add_argument("--subset", type=_number(int, 1), metavar="N", help="train on N of the training images only, each class in its proportion")
-    train.add_argument("--seed", type=_number(int, 0), help="of weights, order and dropout; the same seed gives the same bits (default: 0)")
+    train.add_argument("--epochs", type=number(int, 1), help="passes over the training set (default: the recipe's)")
+    train.add_argument("--batch-size", type=number(int, 1), help="images per training step (default: the recipe's)")
+    train.add_argument("--lr", type=number(float, 0, inclusive=False), help="learning rate at the peak of the recipe's schedule (default: the recipe's)")
+    train.add_argument("--subset", type=number(int, 1), metavar="N", help="train on N of the training images only, each class in its proportion")
+    train.add_argument("--seed", type=number(int, 0), help="of weights, order and dropout; the same seed gives the same bits (default: 0)")
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE-DATE-TIME)")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     train.add_argument("--quiet", action="store_true", help="no progress")
+    train.add_argument(
+        "--json-log", nargs="?", const="-", metavar="FILE", help="a JSON object per epoch, into FILE or, without one, to stdout; there the result is the last"
+    )
+    train.add_argument("--tensorboard", metavar="DIR", help="log each epoch into DIR for TensorBoard (extra `tensorboard`)")
 
-    evaluate = commands.add_parser("evaluate", help="measure a trained network on its test set")
+    evaluate = parsers.add_parser("evaluate", help="measure a trained network on its test set")
     evaluate.set_defaults(run=_evaluate)
 
-    predict = commands.add_parser("predict", help="classify image files with a trained network")
+    predict = parsers.add_parser("predict", help="classify image files with a trained network")
     predict.set_defaults(run=_predict)
     for command in (evaluate, predict):
         command.add_argument("folder", metavar="RUN", help="run folder of `fastcnn train`")
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="image file")
     predict.add_argument("--invert", action="store_true", help="for dark drawings on a bright ground")
-    predict.add_argument("--top", type=_number(int, 1), default=3, metavar="K", help="classes to name, the likeliest first (default: 3)")
+    predict.add_argument("--top", type=number(int, 1), default=3, metavar="K", help="classes to name, the likeliest first (default: 3)")
 
     for command in (train, evaluate):
         command.add_argument("--data-dir", metavar="DIR", help="where the data set's files are (default: the cache folder); not for digits")
         command.add_argument("--download", action=argparse.BooleanOptionalAction, default=True, help="fetch missing data set files (default: yes)")
     for command in (train, evaluate, predict):
-        command.add_argument("--backend", choices=backend.NAMES, help="what computes (default: FASTCNN_BACKEND or cpu)")
-        command.add_argument("--threads", type=_number(int, 1), help="threads of the cpu backend (default: all CPUs this process may use)")
+        backend_options(command)
 
-    summary = commands.add_parser("summary", help="show a recipe's layers, shapes, parameters and work")
+    summary = parsers.add_parser("summary", help="show a recipe's layers, shapes, parameters and work")
     summary.set_defaults(run=_summary)
     summary.add_argument("recipe", metavar="RECIPE")
     for command in (train, summary):
         own = command.add_argument_group("options of single recipes (`fastcnn recipes` says which has which)")
         for name, kind in _RECIPE_OPTIONS.items():
-            own.add_argument(f"--{name}", type=_number(int, 0) if kind is int else kind, metavar="VALUE" if kind is str else "N")
-    listing = commands.add_parser("recipes", help="list the recipes")
+            own.add_argument(f"--{name}", type=number(int, 0) if kind is int else kind, metavar="VALUE" if kind is str else "N")
+    commands.add(parsers)
+    explore.add(parsers)
+    listing = parsers.add_parser("recipes", help="list the recipes")
     listing.set_defaults(run=_recipes)
-    info = commands.add_parser("info", help="show version, backends, instruction set and threads")
+    info = parsers.add_parser("info", help="show version, backends, instruction set and threads")
     info.set_defaults(run=_info)
     for command in (train, evaluate, predict, summary, info):
         command.add_argument("--json", action="store_true", help="print the result as JSON")

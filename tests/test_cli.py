@@ -15,7 +15,7 @@ import pytest
 
 import fastcnn
 from fastcnn import backend as backends
-from fastcnn import datasets, recipes
+from fastcnn import checkpoint, datasets, recipes
 from fastcnn.cli import _RECIPE_OPTIONS, main
 from fastcnn.train import compare_step_times
 
@@ -132,6 +132,29 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert (tmp_path / "halted" / "weights.safetensors").read_bytes() == (tmp_path / "straight" / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.parametrize("epochs_done", [1, 4])
+def test_a_killed_run_has_its_last_checkpoint_and_goes_on_to_the_same_bits(tmp_path, epochs_done):
+    """kill -9, which no program can catch, somewhere in an epoch: the state of the epoch before is whole on the disk."""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fastcnn", "train", "lenet", "--epochs", "12", "--batch-size", "16", "--quiet"]
+    process = subprocess.Popen(
+        [*command, "--out", "killed", "--json-log"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(epochs_done + 1):  # a line is written before its epoch's checkpoint: one more, and those before are there
+        assert process.stdout.readline(), process.stderr.read()
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "weights.safetensors").exists()
+    arrays, state = checkpoint.load(tmp_path / "killed" / "checkpoint.safetensors")  # checks every byte
+    assert arrays and epochs_done <= state["position"]["epoch"] < 12
+    (tmp_path / "killed" / ".weights.safetensors.1.part").write_bytes(b"what a kill within a write leaves")
+    subprocess.run([*command[:5], "--resume", "killed", "--quiet"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run([*command, "--out", "straight"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "killed" / "weights.safetensors").read_bytes() == (tmp_path / "straight" / "weights.safetensors").read_bytes()
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
 # Using a run
 
 
@@ -161,6 +184,31 @@ def test_predict(folder, capsys, tmp_path):
     assert err == "" and out.split(": ")[1].split()[0] == answer["classes"][0]["class"]
 
 
+def test_features_are_pictured_layer_by_layer(folder, capsys, tmp_path):
+    image_module = pytest.importorskip("PIL.Image", reason="the extra `data` is not installed")
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+    image_module.fromarray(np.kron(datasets.digits().test.images[0, 0], np.ones((9, 9), np.uint8))).save(tmp_path / "digit.png")
+    code, out, err = run(capsys, "features", folder, tmp_path / "digit.png", "--out", tmp_path / "maps")
+    lines = out.splitlines()
+    assert code == 0 and err == "" and len(lines) == 15 and lines[2].split()[:3] == ["0", "Conv2d", "6x28x28"]
+    names = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert names == ["00-conv2d.png", "01-maxpool2d.png", "02-relu.png", "03-conv2d.png", "04-maxpool2d.png", "05-relu.png", "features.png"]
+    code, out, _ = run(capsys, "features", folder, tmp_path / "digit.png", "--out", tmp_path / "maps", "--json")
+    content = json.loads(out)
+    assert len(content["layers"]) == 12 and content["layers"][2]["kind"] == "ReLU" and content["layers"][2]["min"] == 0
+    expected = json.loads(run(capsys, "predict", folder, tmp_path / "digit.png", "--top", 1, "--json")[1])[0]["classes"][0]
+    assert expected == {"class": content["class"], "probability": content["probability"]}
+
+
+def test_speed_of_a_run_and_of_a_recipe(folder, capsys):
+    code, out, _ = run(capsys, "speed", "lenet", "--batch", 1, 8, "--seconds", 0)
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith("lenet, 1x32x32, inference on") and [line.split()[:2] for line in lines[2:]] == [["1", "5"], ["8", "5"]]
+    (speed,) = json.loads(run(capsys, "speed", folder, "--batch", 4, "--seconds", 0.01, "--json")[1])["speeds"]
+    assert speed["batch"] == 4 and 0 < speed["ms_min"] <= speed["ms_median"] and speed["passes"] >= 5
+    assert speed["images_per_second"] == pytest.approx(4000 / speed["ms_median"]) and speed["images_per_second_best"] >= speed["images_per_second"]
+
+
 def test_summary_recipes_info(capsys):
     code, out, _ = run(capsys, "summary", "lenet")
     assert code == 0 and "61,706" in out and "Conv2d 5x5" in out
@@ -174,7 +222,7 @@ def test_summary_recipes_info(capsys):
 
 def test_help_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
-    assert code == 0 and all(command in out for command in ("train", "evaluate", "predict", "summary", "recipes", "info"))
+    assert code == 0 and all(command in out for command in ("train", "evaluate", "predict", "summary", "recipes", "info", "features", "speed"))
 
 
 def test_python_m_fastcnn():
@@ -242,7 +290,9 @@ def test_every_recipe_trains_evaluates_predicts_and_goes_on(name, arguments, tmp
     code, text, _ = run(capsys, "train", name, "--resume", out, "--quiet")
     assert code == 0 and (out / "weights.safetensors").read_bytes() == weights
     files = {path.name for path in out.iterdir()}
-    assert ({"filters.png", "features.png"} <= files) == (name == "filterbank-mnist" and "curves.png" in files)
+    pictures = {"curves.png", "error_rate.png", "confusion_matrix.png", "confusion_counts.png", "class_accuracy.png", "filters.png"}
+    assert pictures <= files or not any(file.endswith(".png") for file in files)  # none without matplotlib
+    assert ("features.png" in files) == (name == "filterbank-mnist" and "curves.png" in files)
 
 
 def test_the_list_names_every_recipe_with_its_figure_and_options(capsys):
@@ -299,6 +349,11 @@ def test_summary_takes_a_recipe_s_options(capsys):
         (["evaluate", "{tmp}/none"], "{tmp}/none: is no run folder"),
         (["predict", "{run}", "{tmp}/none.png"], "{tmp}/none.png: no such file"),
         (["predict", "{run}", "{run}/config.json"], "config.json: not a readable image"),
+        (["features", "{tmp}", "x.png"], "{tmp}: is no run folder"),
+        (["features", "{run}", "{tmp}/none.png"], "{tmp}/none.png: no such file"),
+        (["speed", "lenett"], "no recipe 'lenett': did you mean lenet"),
+        (["speed", "{tmp}"], "{tmp}: is no run folder"),
+        (["speed", "lenet", "--batch", "0"], "--batch: must be at least 1, got 0"),
         (["predict", "{run}"], "the following arguments are required: IMAGE"),
         ([], "the following arguments are required: COMMAND"),
         (["dance"], "invalid choice: 'dance'"),

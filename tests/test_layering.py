@@ -37,11 +37,15 @@ FLOORS = {
     "fastcnn.checkpoint": 6,
     "fastcnn.summary": 6,
     "fastcnn.plots": 6,
+    "fastcnn.watch": 6,
     "fastcnn.plan": 5,
     "fastcnn.train": 6,
     "fastcnn.recipes": 6,
     "fastcnn.compat": 7,
     "fastcnn.cli": 7,
+    "fastcnn.console": 7,
+    "fastcnn.explore": 7,
+    "fastcnn.commands": 7,
     "fastcnn.__main__": 7,
 }
 SIBLINGS = {"fastcnn.backends.reference", "fastcnn.backends.cpu", "fastcnn.backends.cuda"}

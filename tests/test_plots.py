@@ -73,6 +73,34 @@ def test_filters_take_a_parameter_and_constant_weights(tmp_path):
         plots.save(plots.filters(layer.weight), tmp_path / "f.png")
 
 
+def test_error_rate_pauses_where_there_is_none():
+    rows = [{"epoch": e, "train_accuracy": a, "val_accuracy": v} for e, a, v in ((1, 0.5, 0.4), (2, 0.98, 0.9), (3, 1.0, 0.8))]
+    (axes,) = plots.error_rate(rows, val_name="test").axes
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.5, 0.02, np.nan])
+    assert axes.get_yscale() == "log" and (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "error rate")
+    assert axes.get_title() == "test error 20.00% at the end, 10.00% at best (epoch 2)"
+    assert plots.error_rate([{"epoch": 1, "train_accuracy": 1.0}]).axes[0].get_yscale() == "linear"
+
+
+def test_class_accuracy_has_the_worst_at_the_top_and_says_where_its_axis_begins():
+    (axes,) = plots.class_accuracy({"a": 0.9, "b": 0.95, "c": float("nan"), "d": 1.0}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["d", "b", "a", "c"] and texts(axes.figure)[-1] == "no images"
+    assert axes.get_xlim()[0] == pytest.approx(0.9) and "begins at 90%" in axes.get_xlabel()
+    assert plots.class_accuracy({"a": 0.2, "b": 1.0}).axes[0].get_xlim()[0] == 0
+    plots.class_accuracy({str(i): i / 100 for i in range(100)})
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 8), (100, 5, 7), (1, 3, 3), (3, 40, 10)], ids=str)
+def test_feature_maps_and_all_layers(tmp_path, shape):
+    maps = np.random.default_rng(0).normal(size=shape)
+    figure = plots.feature_maps(maps)
+    assert plots.save(figure, tmp_path / "m.png").stat().st_size > 1000 and figure.get_size_inches()[0] <= 9.5
+    assert ("first 64 of 100" in figure.get_suptitle()) == (shape[0] == 100)
+    figure = plots.features([("input", np.zeros(shape)), ("conv", maps), ("pooled", maps[:, :1, :1]), ("fc", maps[0, 0])], title="all")
+    plots.save(figure, tmp_path / "f.png")
+    assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes] == ["input", "conv", "pooled", "fc"]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_samples_name_the_errors(tmp_path, channels, dtype):
@@ -124,6 +152,10 @@ def test_figures_can_be_made_in_threads(tmp_path):
     ("call", "message"),
     [
         (lambda: plots.curves([]), "curves: the history has no epochs"),
+        (lambda: plots.error_rate([{"epoch": 1, "train_loss": 1.0}]), "no column train_accuracy or val_accuracy"),
+        (lambda: plots.class_accuracy({}), "no classes"),
+        (lambda: plots.feature_maps(np.zeros((3, 4))), r"must be \(C, H, W\), got shape \(3, 4\)"),
+        (lambda: plots.features([("x", np.zeros((3, 4)))]), r"'x' is \(3, 4\)"),
         (lambda: plots.confusion_matrix(COUNTS, ("a", "b")), r"2 classes need a 2x2 matrix, got \(3, 3\)"),
         (lambda: plots.filters(np.zeros((3, 4))), r"must be \(O, C, KH, KW\), got shape \(3, 4\)"),
         (lambda: plots.samples(np.zeros((2, 2, 4, 4)), np.zeros(2, int), None, ["a"]), "images must be"),

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 import fastcnn.random
 from fastcnn import backend as backends
-from fastcnn import datasets, nn, optim, schedule
+from fastcnn import datasets, metrics, nn, optim, schedule
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.train import History, StopTraining, Trainer, TrainingDiverged, TrainingInterrupted, compare_step_times, fit
 from fastcnn.train.history import describe
@@ -299,7 +300,7 @@ def test_a_trainer_goes_on_where_it_stands():
 def test_divergence_is_an_error_that_names_the_place():
     x, y = problem(20)
     x[7] = np.nan
-    with pytest.raises(TrainingDiverged, match=r"loss became nan in epoch 1, batch \d .*smaller learning rate"):
+    with pytest.raises(TrainingDiverged, match=r"loss became nan in epoch 1, batch \d .*: the batch itself holds NaN or infinities \(64 of 320 values\)$"):
         fit(trainer(), (x, y), epochs=2, batch_size=5, progress=False)
 
 
@@ -433,8 +434,13 @@ def test_a_terminal_shows_a_bar(monkeypatch, capsys, caplog):
     pytest.importorskip("tqdm", reason="the extra `train` is not installed")
     caplog.set_level(logging.INFO, "fastcnn")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    fit(trainer(), problem(20), problem(20), epochs=2, batch_size=4)
+    monkeypatch.setattr("fastcnn.train.progress._REFRESH", 2)
+    slow = {"accuracy": lambda logits, target: time.sleep(0.06) or metrics.accuracy(logits, target)}  # tqdm draws ten times a second
+    fit(trainer(metrics=slow), problem(20), problem(20), epochs=2, batch_size=4)
     shown = capsys.readouterr()
+    lines = [line for line in shown.err.replace("\n", "\r").split("\r") if line]
+    assert any(re.search(r"00:0\d<00:0\d, \d+ images/s loss \d\.\d+ acc ", line) for line in lines), lines
+    assert any("val_acc" in line and "<" not in line for line in lines) and max(map(len, lines)) <= 80
     assert "epoch 1/2" in shown.err and "val_acc" in shown.err and shown.out == "" and not caplog.records
 
 

@@ -82,6 +82,9 @@ class FeatureTrainer(Trainer):
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         return super().step(self.features(x), y)
 
+    def diagnose(self, x: np.ndarray, y: np.ndarray) -> Any:
+        return super().diagnose(self.features(x), y)
+
     def evaluate(self, data: Any, batch_size: int | None = None, prefetch: int = True) -> dict[str, float]:
         with ahead(evaluation_batches(data, self.model, batch_size or self.inference_batch), prefetch) as coming:
             return super().evaluate((self.features(x), y) for x, y in coming)

@@ -6,13 +6,13 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastcnn import backend, checkpoint, metrics, random
+from fastcnn import backend, checkpoint, metrics, nn, random
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.datasets import Batches, Dataset
 from fastcnn.recipes.base import Recipe, RecipeData, Setup
@@ -20,6 +20,7 @@ from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
 from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.folder import check_types, versions
+from fastcnn.train.loop import Callback
 from fastcnn.train.runner import Runner
 
 logger = logging.getLogger("fastcnn")
@@ -104,6 +105,7 @@ def train(
     download: bool = True,
     progress: bool = True,
     compare: bool = False,
+    callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Result:
     """Train a recipe and leave weights, checkpoint, configuration, history, measurements and pictures in a run folder.
@@ -113,6 +115,7 @@ def train(
     seed      of everything random: weights, order, dropout. The same seed gives the same bits
     out       the run folder, runs/<recipe>-<date-time> by default; it must not hold a run already (see resume)
     compare   also measure how much faster a step is than on the reference backend
+    callbacks as fit's, called after every epoch
     options   the recipe's own (recipe.options)
 
     The current backend and thread setting are used. Raises ValueError for options that make no sense.
@@ -151,7 +154,7 @@ def train(
     model = recipe.model(num_classes=parts.train.num_classes)
     trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
     folder.write_text("summary.txt", f"{recipe.name}: {recipe.description}\n\n{summary(model, recipe.input_shape)}\n")
-    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare)
+    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare, callbacks)
 
 
 def resume(
@@ -161,6 +164,7 @@ def resume(
     download: bool = True,
     progress: bool = True,
     compare: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Go on with the run in a folder, with the options it was started with, to the bits that it would have reached uninterrupted."""
     recipe, options, config = _configuration(path)
@@ -172,9 +176,10 @@ def resume(
     random.manual_seed(seed)
     model = recipe.model(num_classes=parts.train.num_classes)
     trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
+    folder.remove_unfinished()
     if folder.checkpoint.exists():  # a run that was stopped before its first epoch ended starts again
         trainer.resume(folder.checkpoint)
-    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare)
+    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare, callbacks)
 
 
 def load(path: str | os.PathLike[str]) -> LoadedRun:
@@ -215,7 +220,7 @@ class _Run(NamedTuple):
     folder: RunFolder
 
 
-def _run(run: _Run, progress: bool, compare: bool) -> Result:
+def _run(run: _Run, progress: bool, compare: bool, callbacks: Sequence[Callback]) -> Result:
     shown = run.transform(run.parts.test.images[:_SHOWN_IMAGES])
     parts, transform = run.recipe.precomputed(run.trainer, run.parts, run.transform)
     run = run._replace(parts=parts, transform=transform)
@@ -228,6 +233,7 @@ def _run(run: _Run, progress: bool, compare: bool) -> Result:
         seed=run.seed,
         transform=transform,
         progress=progress,
+        callbacks=callbacks,
         out=run.folder.path,
     )
     result = _measure(run.recipe, run.data, run.trainer, parts.test, transform, run.folder.path)
@@ -266,12 +272,20 @@ def _pictures(run: _Run, result: Result, shown: np.ndarray) -> None:
     from fastcnn import plots
 
     val_name = "test" if run.parts.val is run.parts.test else "validation"
+    title = f"{result.recipe.name} on {result.data}"
     try:
+        figures = {}
         if len(result.history or ()):
-            plots.save(plots.curves(result.history, val_name=val_name, title=f"{result.recipe.name} on {result.data}"), run.folder / "curves.png")
-        figure = plots.confusion_matrix(result.confusion, result.classes, normalize=True)
-        plots.save(figure, run.folder / "confusion_matrix.png")
-        for name, figure in run.recipe.figures(run.model, shown).items():
+            figures["curves.png"] = plots.curves(result.history, val_name=val_name, title=title)
+            if {"train_accuracy", "val_accuracy"} & set(result.history.columns):
+                figures["error_rate.png"] = plots.error_rate(result.history, val_name=val_name)
+        figures["confusion_matrix.png"] = plots.confusion_matrix(result.confusion, result.classes, normalize=True)
+        figures["confusion_counts.png"] = plots.confusion_matrix(result.confusion, result.classes)
+        figures["class_accuracy.png"] = plots.class_accuracy(result.class_accuracy, title=f"{title}: {result.accuracy:.2%} of the test images")
+        first = next((layer for layer in run.model.modules() if isinstance(layer, nn.Conv2d)), None)
+        if first is not None:
+            figures["filters.png"] = plots.filters(first.weight)
+        for name, figure in (figures | run.recipe.figures(run.model, shown)).items():
             plots.save(figure, run.folder / name)
     except ImportError as error:
         logger.warning("no pictures: %s", error)

@@ -33,7 +33,7 @@ _RECORDED_PACKAGES = ("numpy", "safetensors", "matplotlib", "pillow", "tqdm")
 
 class RunFolder:
     """A folder, made if missing, with these files: weights.safetensors, checkpoint.safetensors, config.json, history.csv, metrics.json,
-    summary.txt, curves.png, confusion_matrix.png. Each is replaced atomically.
+    summary.txt, and pictures. Each is replaced atomically.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -54,6 +54,11 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self / "config.json"
+
+    def remove_unfinished(self) -> None:
+        """Remove what a process that was killed while it wrote a file has left beside it."""
+        for path in self.path.glob(".*.part"):
+            path.unlink(missing_ok=True)
 
     def save_progress(self, trainer: Any) -> None:
         """The state to resume from, and the history so far."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastcnn.random import manual_seed
 from fastcnn.train.data import ahead, evaluation_batches, training_batches
+from fastcnn.train.diagnose import NotFinite
 from fastcnn.train.folder import RunFolder
 from fastcnn.train.history import History
 from fastcnn.train.interrupt import TrainingInterrupted, deferred_interrupt
@@ -24,7 +25,9 @@ class StopTraining(Exception):
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss became NaN or infinite; nothing that follows can repair the weights."""
+    """The loss became NaN or infinite; the message names the layer whose numbers did first, which is the attribute `cause` (a NotFinite, or None)."""
+
+    cause: NotFinite | None = None
 
 
 def fit(
@@ -66,7 +69,7 @@ def fit(
                a batch costs less than handing it over), 0 or False: none. The results are the same bits, unless a transform shares state
                with the model (draws from its random generator)
 
-    Raises TrainingDiverged when the loss is no longer finite. Ctrl-C finishes the batch, saves, and raises TrainingInterrupted.
+    Raises TrainingDiverged when the loss is no longer finite, naming the layer that began it. Ctrl-C finishes the batch, saves, and raises TrainingInterrupted.
     """
     trainer = _trainer(model, loss, optimizer, schedule, metrics)
     if epochs < 0:
@@ -130,6 +133,16 @@ def _trainer(model: Any, loss: Any, optimizer: Any, schedule: Any, metrics: Any)
     )
 
 
+def _diverged(trainer: Trainer, value: float, x: Any, y: Any) -> TrainingDiverged:
+    cause = trainer.diagnose(x, y)
+    text = f"the loss became {value} in epoch {trainer.epoch + 1}, batch {trainer.batch + 1} (learning rate {trainer.optimizer.lr:g})"
+    if cause is not None:
+        text += f": {cause}"
+    error = TrainingDiverged(text if cause is not None and cause.what == "input" else f"{text}; a smaller learning rate usually helps")
+    error.cause = cause
+    return error
+
+
 def _epoch(
     trainer: Trainer, batches: Any, prefetch: int, shown: EpochProgress, interrupted: Callable[[], bool], folder: RunFolder | None
 ) -> dict[str, Any]:
@@ -143,10 +156,7 @@ def _epoch(
         for x, y in coming:
             value = trainer.step(x, y)
             if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"the loss became {value} in epoch {trainer.epoch + 1}, batch {trainer.batch + 1} (learning rate {trainer.optimizer.lr:g}): "
-                    "a smaller learning rate usually helps"
-                )
+                raise _diverged(trainer, value, x, y)
             running["images"] += len(y)
             running["loss"] += per_image(trainer.loss, value, len(y)) * len(y)
             for name, metric in trainer.metrics.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ logger = logging.getLogger("fastcnn")
 
 # The bar's text is formatted every so many batches: formatting takes longer than a training step of a small network.
 _REFRESH = 16
+# Short enough for the numbers to fit into 80 columns; while the epoch runs, what remains of it stands behind what has passed.
+_FORMAT = "{desc} |{bar:8}| {elapsed}{postfix}"
 
 
 def tqdm_class() -> Any:
@@ -37,8 +40,10 @@ class EpochProgress:
             total=total,
             initial=trainer.batch,
             desc=f"epoch {trainer.epoch + 1}/{epochs}",
-            bar_format="{desc} |{bar:8}| {elapsed}{postfix}",  # short enough for the numbers to fit into 80 columns
+            bar_format=_FORMAT.replace("{elapsed}", "{elapsed}<{remaining}"),
         )
+        self._images_before = trainer.running.get("images", 0.0) if trainer.batch else 0.0  # of the epoch's part before a resumption
+        self._begin = time.perf_counter()
 
     def __enter__(self) -> EpochProgress:
         return self
@@ -53,7 +58,9 @@ class EpochProgress:
             return
         if self.bar.n % _REFRESH == 0:
             running = self.trainer.running
-            self._text({f"train_{name}": running[name] / running["images"] for name in ("loss", *self.trainer.metrics)}, refresh=False)
+            rate = (running["images"] - self._images_before) / max(time.perf_counter() - self._begin, 1e-9)
+            numbers = {f"train_{name}": running[name] / running["images"] for name in ("loss", *self.trainer.metrics)}
+            self._text(numbers, refresh=False, rate=f"{rate:.0f} images/s ")
         self.bar.update()
 
     def finish(self, row: Mapping[str, Any]) -> None:
@@ -62,9 +69,10 @@ class EpochProgress:
         if self.bar is None:
             logger.log(logging.INFO if self.show else logging.DEBUG, line)
         else:
+            self.bar.bar_format = _FORMAT
             self._text(row, refresh=True)
             logger.debug(line)
 
-    def _text(self, row: Mapping[str, Any], refresh: bool) -> None:
+    def _text(self, row: Mapping[str, Any], refresh: bool, rate: str = "") -> None:
         short = {name.removeprefix("train_").replace("accuracy", "acc"): row[name] for name in row if name.startswith(("train_", "val_"))}
-        self.bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in short.items()), refresh=refresh)
+        self.bar.set_postfix_str(rate + " ".join(f"{name} {value:.3f}" for name, value in short.items()), refresh=refresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from fastcnn import checkpoint, metrics
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.random import default_rng
 from fastcnn.train.data import ahead, evaluation_batches
+from fastcnn.train.diagnose import NotFinite, first_not_finite
 from fastcnn.train.history import History
 from fastcnn.train.runner import Runner
 
@@ -68,20 +70,29 @@ class Trainer:
             first.requires_input_grad = False
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
-        """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it."""
+        """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it.
+
+        A loss that is not finite ends the step before backward: its gradients would spoil every parameter, and diagnose() needs them.
+        """
         model, loss = self.model, self.loss
         if not model.training:
             model.train()
         self.optimizer.zero_grad()
         plan = self._runner.plan(x, training=True)
         self.logits = model(x) if plan is None else plan.forward(x)
-        value = loss(self.logits, y)
+        value = float(loss(self.logits, y))
+        if not math.isfinite(value):
+            return value
         (model if plan is None else plan).backward(loss.backward())
         self.optimizer.step()
         if self.schedule is not None and self.schedule_every == "batch":
             self.schedule.step()
         self.iteration += 1
-        return float(value)
+        return value
+
+    def diagnose(self, x: np.ndarray, y: np.ndarray) -> NotFinite | None:
+        """Where a batch whose loss is not finite makes the first number that is not; None if it does not do so again (dropout draws anew)."""
+        return first_not_finite(self.model.train(), x, self.loss, y)
 
     def evaluate(self, data: Any, batch_size: int | None = None, prefetch: int = True) -> dict[str, float]:
         """{"loss": ..., <metric>: ...} on a Dataset, an (x, y) pair or an iterable of (x, y) batches, in evaluation mode.
