@@ -25,9 +25,14 @@ __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_thr
 
 name = "cpu"
 isa = _runtime.isa
-set_isa = _runtime.set_isa
 get_num_threads = _runtime.threads
 record = select.record
+
+
+def set_isa(name: str) -> None:
+    """Use another kernel set from now on. Raises ValueError if this build has none of that name or this machine cannot run it."""
+    _runtime.set_isa(name)
+    select.forget_choices()
 
 
 def available_isas() -> list[str]:

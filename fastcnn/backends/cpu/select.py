@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from numpy import ndarray
+
 from .. import reference
 from ..ops import OPS
 from . import (
@@ -476,14 +478,46 @@ def choose(op: str, arguments: tuple, channels_last: bool = False) -> tuple[Impl
     raise AssertionError(f"{op}: the last implementation must always apply")
 
 
+# Implementations chosen before. A choice depends on shapes, strides and element types of the arrays, on the other arguments, the algorithm and the
+# instruction set; looking it up takes a third of making it.
+_chosen: dict[tuple, Impl] = {}
+MOST_CHOICES = 4096
+
+
+def forget_choices() -> None:
+    """After a change of the instruction set."""
+    _chosen.clear()
+
+
+def remembered(op: str, arguments: tuple) -> Impl:
+    """What choose() gives for these arguments."""
+    key: list[Any] = [op, algorithm.get()]
+    for a in arguments:
+        if type(a) is ndarray:
+            key += (a.shape, a.strides, a.dtype.char)
+        else:
+            key.append(a)
+    try:
+        known = _chosen.get(tuple(key))
+    except TypeError:  # an argument that cannot be a key
+        return choose(op, arguments)[0]
+    if known is None:
+        if len(_chosen) >= MOST_CHOICES:
+            _chosen.clear()
+        known = _chosen[tuple(key)] = choose(op, arguments)[0]
+    return known
+
+
 def dispatcher(op: str) -> Callable[..., Any]:
     """A function of the op's name and parameters that runs the first implementation that applies."""
     names = ", ".join(OPS[op].parameters)
     only = IMPLEMENTATIONS[op][0] if len(IMPLEMENTATIONS[op]) == 1 else None
 
     def run(*arguments: Any) -> Any:
-        impl, declined = (only, []) if only else choose(op, arguments)
-        if _recorder is not None:
+        if _recorder is None:
+            impl = only or remembered(op, arguments)
+        else:
+            impl, declined = (only, []) if only else choose(op, arguments)
             _recorder(op, impl.name, [(name, reason[0].format(*reason[1:])) for name, reason in declined])
         return impl.function(*arguments)
 
