@@ -222,7 +222,8 @@ def test_summary_recipes_info(capsys):
 
 def test_help_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
-    assert code == 0 and all(command in out for command in ("train", "evaluate", "predict", "summary", "recipes", "info", "features", "speed"))
+    commands = ("train", "evaluate", "predict", "summary", "recipes", "info", "features", "speed", "explore", "explain-net")
+    assert code == 0 and set(commands) <= {line.split()[0] for line in out.splitlines() if line.startswith("    ")}
 
 
 def test_python_m_fastcnn():

@@ -29,6 +29,16 @@ def add(commands: Any) -> None:
     schedules.set_defaults(run=_schedules)
     schedules.add_argument("--epochs", type=number(int, 1), default=90, help="epochs (default: 90)")
     schedules.add_argument("--lr", type=number(float, 0, inclusive=False), default=0.1, help="the optimizer's rate (default: 0.1)")
+    explain = commands.add_parser(
+        "explain-net",
+        help="one training step of a small network with every number",
+        description="Print every array of one training step, forward and backward, to be checked by hand.",
+    )
+    explain.set_defaults(run=_explain_net)
+    explain.add_argument("--example", choices=("worked", "correlation", "cnn"), default="worked", help="which network (default: worked)")
+    explain.add_argument("--seed", type=number(int, 0), default=0, help="of cnn's numbers; the others' are fixed (default: 0)")
+    explain.add_argument("--digits", type=number(int, 0), metavar="N", help="digits behind the point (default: 8 for worked, 4 for the others)")
+    explain.add_argument("--json", action="store_true", help="print the steps as JSON")
     for topic in (init, optimizers, schedules):
         topic.add_argument("--out", metavar="FILE", help="draw it into this file (.png, .svg, .pdf)")
         topic.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -96,6 +106,17 @@ def _schedules(arguments: argparse.Namespace) -> None:
         print("learning rate in use in epoch (the first is 0):")
         print(table([["", *map(str, shown)], *([title, *(f"{values[epoch]:.3g}" for epoch in shown)] for title, values in found.items())]))
     _draw(arguments, "schedules", found)
+
+
+def _explain_net(arguments: argparse.Namespace) -> None:
+    from fastcnn.explore.example import DIGITS, EXAMPLES, text
+
+    make = EXAMPLES[arguments.example]
+    steps = make(arguments.seed)
+    if arguments.json:
+        print_json([step._asdict() | {"arrays": {name: array.tolist() for name, array in step.arrays.items()}} for step in steps])
+        return
+    print(f"{make.__doc__}\n\n{text(steps, DIGITS[arguments.example] if arguments.digits is None else arguments.digits)}")
 
 
 # Helpers
