@@ -69,7 +69,7 @@ def _features(arguments: argparse.Namespace) -> None:
     out = Path(arguments.folder) / f"features-{stem}" if arguments.out is None else Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     answer = _answer(run, pixels)
-    rows, shown, files = [], [("input", pixels.astype(float))], []
+    rows, shown, files = [], [], []
     for index, layer in enumerate(layers):
         values = layer.output[0]
         shape = "x".join(map(str, values.shape))
@@ -91,7 +91,7 @@ def _features(arguments: argparse.Namespace) -> None:
             files.append(plots.save(figure, out / f"{index:02d}-{layer.kind.lower()}.png"))
     shown = _fewer(shown)
     title = f"{Path(arguments.image).name} through {run.recipe.name}: {answer[0]} ({answer[1]:.1%})"
-    files.insert(0, plots.save(plots.features(shown, title=title), out / "features.png"))
+    files.insert(0, plots.save(plots.features(shown, image=pixels, title=title), out / "features.png"))
     if arguments.json:
         print_json({"image": arguments.image, "class": answer[0], "probability": answer[1], "layers": rows, "files": [str(path) for path in files]})
         return

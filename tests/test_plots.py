@@ -98,6 +98,8 @@ def test_feature_maps_and_all_layers(tmp_path, shape):
     assert ("first 64 of 100" in figure.get_suptitle()) == (shape[0] == 100)
     figure = plots.features([("input", np.zeros(shape)), ("conv", maps), ("pooled", maps[:, :1, :1]), ("fc", maps[0, 0])], title="all")
     plots.save(figure, tmp_path / "f.png")
+    for channels in (1, 3):
+        plots.save(plots.features([("conv", maps)], image=np.zeros((channels, 8, 8), np.uint8)), tmp_path / "i.png")
     assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes] == ["input", "conv", "pooled", "fc"]
 
 
@@ -155,6 +157,7 @@ def test_figures_can_be_made_in_threads(tmp_path):
         (lambda: plots.error_rate([{"epoch": 1, "train_loss": 1.0}]), "no column train_accuracy or val_accuracy"),
         (lambda: plots.class_accuracy({}), "no classes"),
         (lambda: plots.feature_maps(np.zeros((3, 4))), r"must be \(C, H, W\), got shape \(3, 4\)"),
+        (lambda: plots.features([("x", np.zeros(4))], image=np.zeros((2, 8, 8), np.uint8)), "image must be"),
         (lambda: plots.features([("x", np.zeros((3, 4)))]), r"'x' is \(3, 4\)"),
         (lambda: plots.confusion_matrix(COUNTS, ("a", "b")), r"2 classes need a 2x2 matrix, got \(3, 3\)"),
         (lambda: plots.filters(np.zeros((3, 4))), r"must be \(O, C, KH, KW\), got shape \(3, 4\)"),

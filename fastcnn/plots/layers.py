@@ -66,22 +66,30 @@ def feature_maps(maps: np.ndarray, max_maps: int = 64, title: str = "") -> Any:
     return figure
 
 
-def features(layers: Sequence[tuple[str, np.ndarray]], max_maps: int = 8, title: str = "") -> Any:
+def features(layers: Sequence[tuple[str, np.ndarray]], image: np.ndarray | None = None, max_maps: int = 8, title: str = "") -> Any:
     """What an image becomes, layer by layer: a row for each (label, output), of which (C, H, W) are shown as maps and (F,) as a strip.
 
-    Every row has its own scale, as in feature_maps.
+    Every row has its own scale, as in feature_maps. image, (1 or 3, H, W) uint8, is the first row, in its own colours.
     """
     if not layers:
         raise ValueError("features: no layers")
-    rows = [(label, np.asarray(output, dtype=float)) for label, output in layers]
+    if image is not None and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3)):
+        raise ValueError(f"features: image must be (1 or 3, H, W) uint8, got {image.dtype} of shape {image.shape}")
+    rows = [(label, np.asarray(output, dtype=float)) for label, output in ([] if image is None else [("input", image)]) + list(layers)]
     for label, output in rows:
         if output.ndim not in (1, 3) or 0 in output.shape:
             raise ValueError(f"features: outputs must be (C, H, W) or (F,), {label!r} is {output.shape}")
     cell = (WIDTH - 1.9) / max_maps
     heights = [cell * min(output.shape[1] / output.shape[2], 2.0) if output.ndim == 3 and output.shape[1:] != (1, 1) else 0.3 for _, output in rows]
     figure = new_figure(WIDTH, sum(heights) + 0.12 * len(rows) + (0.4 if title else 0.1))
-    for axes, (label, output) in zip(figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0], rows, strict=True):
-        if output.ndim == 3 and output.shape[1:] != (1, 1):
+    panels = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for index, (axes, (label, output)) in enumerate(zip(panels, rows, strict=True)):
+        if image is not None and index == 0:
+            picture = np.repeat(image, 3 // len(image), axis=0).transpose(1, 2, 0) / 255
+            empty = np.full(picture.shape, np.nan)
+            axes.imshow(np.nan_to_num(_mosaic([picture] + [empty] * (max_maps - 1), max_maps, empty=np.nan), nan=1.0), interpolation="nearest")
+            rest = ""
+        elif output.ndim == 3 and output.shape[1:] != (1, 1):
             planes = list(output[:max_maps])
             picture = _mosaic(planes + [np.full(output.shape[1:], np.nan)] * (max_maps - len(planes)), max_maps, empty=np.nan)
             axes.imshow(picture, interpolation="nearest", **_scale(np.stack(planes)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastcnn.plots.figure import BLUE, ORANGE, WIDTH, matplotlib, new_figure
 
+_LOGARITHMIC = 5  # the largest error this many times the smallest: fewer ticks than two would fall on the axis otherwise
 _TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)  # of the square-root colour scale
 
 
@@ -52,7 +53,10 @@ def curves(history: Any, val_name: str = "validation", title: str = "") -> Any:
 
 
 def error_rate(history: Any, val_name: str = "validation", title: str = "") -> Any:
-    """Share of wrong answers per epoch, on a logarithmic axis, where halving the errors is the same step everywhere; arguments as curves'."""
+    """Share of wrong answers per epoch, on a logarithmic axis where it spans enough of one: there halving the errors is the same step everywhere.
+
+    Arguments as curves'.
+    """
     from fastcnn.train import History
 
     history = history if isinstance(history, History) else History(list(history))
@@ -66,9 +70,11 @@ def error_rate(history: Any, val_name: str = "validation", title: str = "") -> A
         # no error at all has no place on a logarithmic axis: the line pauses there
         axes.plot(history["epoch"], np.where(values > 0, values, np.nan), color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
     positive = [value for values in errors.values() for value in values if value > 0]
-    if positive:
+    if positive and max(positive) > _LOGARITHMIC * min(positive):
         axes.set_yscale("log")
         _percent_ticks(axes, min(positive), max(positive))
+    else:
+        axes.yaxis.set_major_formatter(matplotlib().ticker.PercentFormatter(xmax=1))
     axes.set_xlabel("epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("error rate")
