@@ -273,7 +273,7 @@ class Planner:
             return None
         taken = 2 if len(layers) > 1 and apart(layers[1][1], training, dtype) and narrow.slope_activation(layers[1][1]) else 1
         body_last = body_last and len(rest) == 3
-        segment = Sum(layers[:taken], body, shortcut, (shape[0], *rest), dtype, training, body_last, region, layout)
+        segment = Sum(layers[:taken], body, shortcut, shape, (shape[0], *rest), dtype, training, body_last, region, layout)
         return segment, taken, rest, body_last
 
     def _dense(self, layers: list[Layer], shape: tuple, training: bool) -> tuple[Segment, int, tuple, bool]:
@@ -286,8 +286,7 @@ class Planner:
         own = layers[: block.taken]
         if not training:
             return wide.FoldedBlock(own, block, shape, region, layout), block.taken, block.output_shape, True
-        borrow = bool(before) and before[-1].lends_output
-        return wide.WideBlock(own, block, shape, True, borrow, self.memory, layout), block.taken, block.output_shape, True
+        return wide.WideBlock(own, block, shape, before[-1] if before else None, self.memory, layout), block.taken, block.output_shape, True
 
 
 def shape_behind(layer: nn.Module, rest: tuple | None, dtype: np.dtype) -> tuple | None:
