@@ -16,8 +16,8 @@ from fastcnn.plan.segment import Convolution, Layer, Row, Segment, accumulate, g
 
 
 class Block:
-    """The layers that one WideBlock takes: convolution, and of normalisation, activation and pooling those that follow it in this order. `shape` is the input's,
-    (N, C, H, W)."""
+    """The layers that one WideBlock takes: convolution, and of normalisation, activation and pooling those that follow it in this order. `shape` is the
+    input's, (N, C, H, W)."""
 
     def __init__(self, layers: Sequence[Layer], shape: tuple, training: bool) -> None:
         rest = [layer for _, layer in layers[1:4]]
