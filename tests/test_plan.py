@@ -1092,7 +1092,8 @@ def test_a_first_convolution_made_twice_gives_the_same(behind, monkeypatch):
     monkeypatch.setattr(Block, "made_again", lambda *arguments: True)
     seen, plan = trained(model, shape, 3, np.random.default_rng(0))
     assert plan.segments[0].again
-    assert plan.nbytes < larger.nbytes
+    if behind != "a layer that runs as itself":  # which needs no memory of the plan's
+        assert plan.nbytes < larger.nbytes
     for a, b in zip(seen, expected, strict=True):
         assert np.array_equal(a, b)
 
