@@ -91,6 +91,9 @@ cdef inline void load_rows(const fc_isa* kernels, const real* x, View s, index C
     """dst[r][w][c] = x[c, h0 + r, w - left] for r < rows, w < width; zero outside the image."""
     cdef index r, h, first = imin(imax(left, 0), width), pixels = imin(W, width - first), line = width * C
     cdef real* d
+    if s.w == 1 and s.h == width and pixels == width and h0 >= 0 and h0 + rows <= H:  # whole rows of planes, nothing between them: one long row
+        load_row(kernels, x + h0 * s.h, s, C, rows * width, dst)
+        return
     for r in range(rows):
         h = h0 + r
         d = dst + r * line
@@ -100,6 +103,14 @@ cdef inline void load_rows(const fc_isa* kernels, const real* x, View s, index C
         memset(d, 0, first * C * sizeof(real))
         load_row(kernels, x + h * s.h, s, C, pixels, d + first * C)
         memset(d + (first + pixels) * C, 0, (width - first - pixels) * C * sizeof(real))
+
+
+cdef inline void drop_rows(Geometry* g, View* s) noexcept nogil:
+    """Kernels of one row read every SH-th row of an input without padding above it: those are the input, and nobody loads the others."""
+    if g.KH == 1 and g.SH > 1 and g.PT == 0:
+        s.h *= g.SH
+        g.H = ceil_div(g.H, g.SH)
+        g.SH = 1
 
 
 cdef inline index fill_segments(Geometry* g, index row, index pixel, index* segment, index* length) noexcept nogil:
