@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
-from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, drop_rows, imax, imin, index, load_rows, real
+from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real, simplify
 from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
 
@@ -204,7 +204,8 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
         grad_weight.fill(0)
         return grad_weight
     cdef View sx = view_of(input), sg = view_of(grad_output)
-    drop_rows(g, &sx)
+    if simplify(g, &sx):
+        sg.w, sg.h = sg.h, sg.n
     cdef Panels panels = make_panels(kernels, g.KH * g.KW * g.Cg, g.Og, <real*>NULL)
     cdef Plan plan = make_plan(kernels, g, sx, sg, &panels, <real*>NULL)
     cdef bint ohwi = g.KH * g.KW == 1 or g.Cg == 1
