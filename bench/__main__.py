@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "readme":
         return _readme()
     if "numpy" not in sys.modules:  # its BLAS reads the thread count once
-        environment.pin_threads(args.threads)
+        os.environ.update(environment.thread_variables(args.threads))
     args.repeats = args.repeats or (SHORT_REPEATS if args.short else REPEATS)
 
     from bench import peers, problems
@@ -88,23 +89,19 @@ def _measure(command: str, args: argparse.Namespace) -> dict:
 
     backend = getattr(args, "backend", "cpu")
     peers.check_backend(backend)
-    peers.set_threads(args.peers, args.threads)
-    header = environment.describe(args.threads, peers.versions(args.peers))
     if command == "roofline":
-        return roofline.run(args.threads, header, args.repeats)
+        return roofline.run(args.threads, args.repeats)
     if command == "overhead":
-        return overhead.run(backend, args.peers, args.threads, header, args.repeats)
+        return overhead.run(backend, args.peers, args.threads, args.repeats)
     if command == "data":
         images = args.images or (data.SHORT_IMAGES if args.short else data.IMAGES)
-        return data.run(data.Settings(args.batch, images, args.data_dir, backend, args.threads, args.repeats), header)
+        return data.run(data.Settings(args.batch, images, args.data_dir, backend, args.threads, args.repeats))
     if command == "memory":
-        return memory.run(backend, args.peers, args.recipes, args.threads, header)
+        return memory.run(backend, args.peers, args.recipes, args.threads)
     if command in ("step", "layers", "inference"):
-        settings = steps.Settings(args.recipes, args.batch, backend, args.peers, args.threads, args.repeats)
-        return steps.run(command, settings, header)
+        return steps.run(command, steps.Settings(args.recipes, args.batch, backend, args.peers, args.threads, args.repeats))
     lists = args.lists or (["short"] if args.short else ["reports", "odd", "batch1"])
-    settings = convs.Settings(lists, args.ops, backend, args.peers, args.threads, args.dtype, args.format, args.repeats)
-    return convs.run(settings, header, roofline.fma_peak(args.dtype, args.threads) if peers.compiled() else None)
+    return convs.run(convs.Settings(lists, args.ops, backend, args.peers, args.threads, args.dtype, args.format, args.repeats))
 
 
 def _deliver(document: dict, path: Path | None) -> int:

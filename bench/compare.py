@@ -1,31 +1,15 @@
 """What all comparisons share: results by library, the ratio, the order of the rows, the cells about the rivals.
 
-results   {library: {"minimum": s, "median": s, "repeats": n, "calls": n, ...} or {"refused": why}} of one row;
-          libraries are the backend that is measured, "reference", "torch nchw", "torch channels_last"
+results   of one row, see bench.contest; libraries are the backend that is measured, "reference", "torch nchw", "torch channels_last"
 settings  the settings of a document: "backend" and "peers" are read here
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 from bench import report
-from bench.timing import Contender, interleaved
-
-Results = dict[str, dict]
-
-YARDSTICK_REPEATS = 3
-"""Turns of the NumPy reference: it is the yardstick of the `x reference` column, not a rival, and takes the longest by far."""
+from bench.contest import YARDSTICK_REPEATS, Results
 
 RIVAL_COLUMNS = ["PyTorch", "median", "layout", "ratio", "reference", "x reference"]
-
-
-def timed(contenders: Sequence[Contender], repeats: int, backend: str) -> Results:
-    """Time the contenders in turns; the reference, unless it is what is measured, takes fewer."""
-    fewer = min(YARDSTICK_REPEATS, repeats)
-    return {
-        name: asdict(timing)
-        for name, timing in interleaved(contenders, {c.name: fewer if c.name == "reference" != backend else repeats for c in contenders}).items()
-    }
 
 
 def best(results: Results, library: str) -> str | None:

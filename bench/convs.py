@@ -3,10 +3,15 @@
 import math
 import sys
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 
-from bench import checks, compare, report
-from bench.peers import Library, Operands, libraries
+import numpy as np
+
+from bench import checks, compare, environment, report, roofline
+from bench.contest import Contest
+from bench.peers import Library, Operands, compiled, libraries
 from bench.problems import Problem, load
+from bench.worker import Prepared
 
 KIND = "conv"
 
@@ -23,42 +28,48 @@ class Settings:
     repeats: int
 
 
-def run(settings: Settings, header: dict[str, str], peak: float | None) -> dict:
-    """Measure every problem of the lists; `peak` is the FMA peak in flop/s at these threads and dtype, if it could be measured.
+@dataclass(frozen=True)
+class ConvJob:
+    """One op of one problem; `exact`: in float64, from the very numbers the libraries get."""
 
-    Returns a JSON-able document that render() prints.
-    """
+    problem: Problem
+    op: str
+    dtype: str
+    exact: bool = False
+
+    def prepare(self, library: Library) -> Prepared:
+        operands = _operands(self.problem, self.dtype)
+        contender = library.contender(self.problem, self.op, operands.astype("float64") if self.exact else operands)
+        return Prepared(contender, [np.asarray(contender.result())], library.facts(contender))
+
+
+_operands = lru_cache(maxsize=1)(Operands.of)  # a process gets a problem's ops one after the other
+
+
+def run(settings: Settings) -> dict:
+    """Measure every problem of the lists. Returns a JSON-able document that render() prints."""
     problems = [(name, problem) for name in settings.lists for problem in load(name)]
     rows, refused = [], []
-    for number, (name, problem) in enumerate(problems, start=1):
-        operands = Operands.of(problem, settings.dtype)
-        for op in settings.ops:
-            ours, *others = libraries(settings.backend, settings.peers, settings.format)
-            row = measure(problem, op, operands, [ours, *others], settings)
-            rows.append({"list": name, "implementation": ours.implementation(problem, op, operands)} | row)
-            refused += compare.refusals(f"{problem.name} {op}", row["results"])
-            ms, _ = compare.our_cells(row["results"], settings.backend, report.milliseconds)
-            ratio = report.ratio(compare.ratio(row["results"], settings.backend, compare.rival(asdict(settings))))
-            print(f"{number}/{len(problems)} {problem.name} {op}: {ms} ms, ratio {ratio}", file=sys.stderr)
+    with Contest(libraries(settings.backend, settings.peers, settings.format), settings.threads) as contest:
+        peak = contest.ours.call(roofline.fma_peak, settings.dtype, settings.threads) if compiled() else None
+        for number, (name, problem) in enumerate(problems, start=1):
+            for op in settings.ops:
+                row = measure(problem, op, contest, settings)
+                rows.append({"list": name} | row)
+                refused += compare.refusals(f"{problem.name} {op}", row["results"])
+                ms, _ = compare.our_cells(row["results"], settings.backend, report.milliseconds)
+                ratio = report.ratio(compare.ratio(row["results"], settings.backend, compare.rival(asdict(settings))))
+                print(f"{number}/{len(problems)} {problem.name} {op}: {ms} ms, ratio {ratio}", file=sys.stderr)
+    header = environment.describe(settings.threads, contest.about)
     return {"kind": KIND, "header": header, "settings": asdict(settings), "peak": peak, "refused": refused, "rows": rows}
 
 
-def measure(problem: Problem, op: str, operands: Operands, libraries: list[Library], settings: Settings) -> dict:
+def measure(problem: Problem, op: str, contest: Contest, settings: Settings) -> dict:
     """One row: the error and the time of each library; one with a wrong result gets {"refused": why} and is not timed."""
-    expected = checks.expected(problem, op, operands)
     limit = checks.limit(problem, op, settings.dtype)
-    results: compare.Results = {}
-    right = []
-    for library in libraries:
-        contender = library.contender(problem, op, operands)
-        try:
-            results[library.name] = {"error": checks.checked_error(contender, expected, settings.dtype, limit)}
-            right.append(contender)
-        except checks.WrongResult as wrong:
-            results[library.name] = {"refused": str(wrong)}
-    del expected
-    for name, timing in compare.timed(right, settings.repeats, settings.backend).items():
-        results[name] |= timing
+    truth = contest.truth(ConvJob(problem, op, settings.dtype, exact=True))
+    verdict = partial(checks.checked_error, dtype=settings.dtype, limit=limit)
+    results = contest.measure(ConvJob(problem, op, settings.dtype), truth, verdict, settings.repeats)
     return {"problem": problem.name, "shape": str(problem), "op": op, "flops": problem.flops, "limit": limit, "results": results}
 
 
@@ -87,7 +98,7 @@ def _cells(row: dict, backend: str, peak: float | None) -> list[str]:
     return [
         row["problem"],
         row["shape"],
-        row["implementation"],
+        ours.get("implementation", report.MISSING),
         *compare.our_cells(results, backend, report.milliseconds),
         report.three_digits(speed and speed / 1e9),
         report.percent(speed and peak and speed / peak),

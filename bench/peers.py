@@ -1,13 +1,18 @@
-"""The libraries of a comparison, each behind the same small face: a name, and a Contender for (problem, op, operands).
+"""The libraries of a comparison, each behind the same small face: how its process starts, and a Contender for (problem, op, operands).
 
 A library gets its operands in the memory format it asks for before the clock starts: conversions that a user of that
 library would not have to make are not timed, those that happen inside the library are.
 """
 
+from __future__ import annotations
+
 import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +20,9 @@ from bench.problems import Problem
 from bench.timing import Contender
 from fastcnn import backend as backends
 from fastcnn import functional
+
+if TYPE_CHECKING:
+    import torch
 
 OPS = ("forward", "grad_input", "grad_weight")
 FORMATS = ("nchw", "channels_last")
@@ -29,25 +37,18 @@ class Operands:
     grad_output: np.ndarray
 
     @classmethod
-    def of(cls, problem: Problem, dtype: str, seed: int = 0) -> "Operands":
+    def of(cls, problem: Problem, dtype: str, seed: int = 0) -> Operands:
         rng = np.random.default_rng(seed)
         shapes = problem.input_shape, problem.weight_shape, problem.output_shape
         return cls(*(rng.standard_normal(shape, dtype=dtype) for shape in shapes))
 
-    def astype(self, dtype: str) -> "Operands":
+    def astype(self, dtype: str) -> Operands:
         return Operands(self.input.astype(dtype), self.weight.astype(dtype), self.grad_output.astype(dtype))
 
-    def channels_last(self) -> "Operands":
+    def channels_last(self) -> Operands:
         """The same numbers and shapes over NHWC memory."""
         arrays = self.input, self.weight, self.grad_output
         return Operands(*(np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for a in arrays))
-
-
-class Library(Protocol):
-    name: str
-
-    def contender(self, problem: Problem, op: str, operands: Operands) -> Contender:
-        """What is timed; np.asarray of its result is the op's result."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,32 @@ class Fastcnn:
     backend: str
     memory_format: str = "nchw"
     algorithm: str | None = None  # None: the backend's own choice
+    root: Path | None = None  # the folder that holds the package; None: the one beside this suite
 
     @property
     def name(self) -> str:
         return self.backend
+
+    @property
+    def yardstick(self) -> bool:
+        return self.backend == "reference"
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def start(self, threads: int) -> dict[str, str]:
+        if not compiled():
+            return {}
+        from fastcnn.backends import cpu
+
+        backends.set_num_threads(threads)
+        facts = cpu.config()
+        return {"compiled backend": f"{facts['isa']}, loops: {facts['loops']}, {facts['compiler']}"}
+
+    @property
+    def scope(self) -> Callable[[], AbstractContextManager]:
+        """What a Contender enters around each turn."""
+        return partial(backends.use_backend, self.backend)
 
     def contender(self, problem: Problem, op: str, operands: Operands) -> Contender:
         if self.memory_format == "channels_last":
@@ -77,14 +100,17 @@ class Fastcnn:
             def call() -> np.ndarray:
                 return backward()[index]
 
-        return Contender(self.name, call, partial(backends.use_backend, self.backend))
+        return Contender(self.name, call, self.scope)
 
-    def implementation(self, problem: Problem, op: str, operands: Operands) -> str:
-        """Which of the backend's implementations computes this, as explain() tells it."""
-        contender = self.contender(problem, op, operands)
+    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object]) -> Contender:
+        """A function that has the same name and arguments here and in torch.nn.functional."""
+        return Contender(self.name, partial(getattr(functional, name), *arrays, **options), self.scope)
+
+    def facts(self, contender: Contender) -> dict[str, str]:
+        """Which of the backend's implementations computes a single op, as explain() tells it."""
         with contender.scope(), backends.recording() as dispatches:
             contender.call()
-        return dispatches[0].chosen
+        return {"implementation": dispatches[0].chosen}
 
 
 @dataclass(frozen=True)
@@ -92,18 +118,39 @@ class Torch:
     """PyTorch on the CPU, without autograd: what its own backward pass calls, and nothing around it."""
 
     memory_format: str
+    root = None
+    yardstick = False
 
     @property
     def name(self) -> str:
         return f"torch {self.memory_format}"
 
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def start(self, threads: int) -> dict[str, str]:
+        import torch
+
+        torch.set_num_threads(threads)
+        return {"PyTorch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}
+
+    @property
+    def layout(self) -> torch.memory_format:
+        import torch
+
+        return {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[self.memory_format]
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """In the library's memory format; two-dimensional arrays have only one."""
+        import torch
+
+        whole = torch.from_numpy(np.ascontiguousarray(array))
+        return whole.contiguous(memory_format=self.layout) if whole.ndim == 4 else whole
+
     def contender(self, problem: Problem, op: str, operands: Operands) -> Contender:
         import torch
 
-        layout = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[self.memory_format]
-        input, weight, grad_output = (
-            torch.from_numpy(array).contiguous(memory_format=layout) for array in (operands.input, operands.weight, operands.grad_output)
-        )
+        input, weight, grad_output = map(self.tensor, (operands.input, operands.weight, operands.grad_output))
         if op == "forward":
             call = partial(torch.nn.functional.conv2d, input, weight, **problem.options)
         else:
@@ -113,10 +160,21 @@ class Torch:
             convolution = *pairs, False, [0, 0], problem.groups  # not transposed, no output_padding
             backward = partial(torch.ops.aten.convolution_backward, grad_output, input, weight, None, *convolution, mask)
 
-            def call() -> "torch.Tensor":
+            def call() -> torch.Tensor:
                 return backward()[index]
 
         return Contender(self.name, call, torch.inference_mode)
+
+    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object]) -> Contender:
+        import torch
+
+        return Contender(self.name, partial(getattr(torch.nn.functional, name), *map(self.tensor, arrays), **options), torch.inference_mode)
+
+    def facts(self, contender: Contender) -> dict[str, str]:
+        return {}
+
+
+Library = Fastcnn | Torch
 
 
 def libraries(backend: str, peers: list[str], memory_format: str = "nchw") -> list[Library]:
@@ -157,28 +215,3 @@ def check_backend(name: str) -> None:
 def compiled() -> bool:
     """Is the compiled backend, and with it the probes of the machine, there?"""
     return backends.available()["cpu"] is None
-
-
-def set_threads(peers: list[str], threads: int) -> None:
-    """The same number of workers for everyone; NumPy's BLAS got its number from the environment before it was imported."""
-    if compiled():
-        backends.set_num_threads(threads)
-    if "torch" in peers:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def versions(peers: list[str]) -> dict[str, str]:
-    """Header lines about the builds that are compared."""
-    lines = {}
-    if compiled():
-        from fastcnn.backends import cpu
-
-        facts = cpu.config()
-        lines["compiled backend"] = f"{facts['isa']}, loops: {facts['loops']}, {facts['compiler']}"
-    if "torch" in peers:
-        import torch
-
-        lines["PyTorch"] = f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-    return lines

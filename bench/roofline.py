@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from bench import checks, report
+from bench import checks, environment, report
 from bench.peers import FORMATS, OPS, Fastcnn, Operands
 from bench.problems import Problem, load
 from bench.timing import interleaved
@@ -55,8 +55,9 @@ def copy_bandwidth(threads: int, repeats: int = 5) -> float:
     return max(run() for _ in range(repeats))
 
 
-def run(threads: int, header: dict[str, str], repeats: int) -> dict:
-    """Peaks and bandwidth on one and on all threads, then the layer of shapes/roofline.txt on all."""
+def run(threads: int, repeats: int) -> dict:
+    """Peaks and bandwidth on one and on all threads, then the layer of shapes/roofline.txt on all; no peer, so all in this process."""
+    header = environment.describe(threads, Fastcnn("cpu").start(threads))
     machine = {
         str(count): {"float32": fma_peak("float32", count), "float64": fma_peak("float64", count), "copy": copy_bandwidth(count)}
         for count in sorted({1, threads})
@@ -74,10 +75,10 @@ def _layer(problem: Problem, dtype: str, algorithm: str, limits: dict[str, float
     bound = min(limits[dtype], intensity * limits["copy"])
     rows = []
     for op in OPS:
-        expected = checks.expected(problem, op, operands)
+        exact = Fastcnn("reference").contender(problem, op, operands.astype("float64")).result()
         for memory_format in FORMATS:
             contender = Fastcnn("cpu", memory_format, algorithm).contender(problem, op, operands)
-            error = checks.checked_error(contender, expected, dtype, checks.limit(problem, op, dtype))
+            error = checks.checked_error([contender.result()], [exact], dtype, checks.limit(problem, op, dtype))
             timing = interleaved([contender], repeats)[contender.name]
             case = {"op": op, "dtype": dtype, "format": memory_format, "algorithm": algorithm}
             times = {"minimum": timing.minimum, "median": timing.median, "speed": problem.flops / timing.minimum}

@@ -2,18 +2,22 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import checks, compare, convs, data, environment, overhead, peers, problems, readme, report, steps, timing
+from bench import checks, compare, convs, data, environment, networks, overhead, peers, problems, readme, report, rss, steps, timing
 from bench.__main__ import main
+from bench.contest import Contest
 from bench.peers import OPS, Fastcnn, Operands
 from bench.problems import Problem, ProblemError
+from bench.worker import Failed, Prepared, Server, Worker
 from fastcnn import backend, datasets, nn, recipes
 from fastcnn.backend import use_backend
 
@@ -30,7 +34,8 @@ def tiny_list(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _quick_and_without_traces(monkeypatch):
-    """Sleeping before a turn matters for times only; the number of threads is the process's, and is put back."""
+    """Processes of their own and sleeping before a turn matter for times only; the number of threads is the process's, and is put back."""
+    monkeypatch.setattr(Contest, "start", Server)
     monkeypatch.setattr(timing, "SETTLE", 0.0)
     monkeypatch.setattr(timing, "STRETCH", 0.0)
     torch = sys.modules.get("torch")
@@ -175,6 +180,114 @@ def test_interleaved_refuses_contenders_of_one_name():
         timing.interleaved([_counting("a", []), _counting("a", [])], 1)
 
 
+# Processes
+
+
+@dataclass(frozen=True)
+class _Echo:
+    """A job that tells where it runs; `act` is what goes wrong there."""
+
+    act: str = ""
+
+    def prepare(self, library):
+        if self.act == "raise":
+            raise ArithmeticError("out of numbers")
+        if self.act == "die":
+            os._exit(7)
+        if self.act == "decline":
+            return None
+        print("a library that prints must not get between the answers")
+        pid = np.array([os.getpid()])
+        return Prepared(timing.Contender(library.name, lambda: sum(range(100))), [pid], {"threads": os.environ["OMP_NUM_THREADS"]})
+
+
+@pytest.fixture
+def worker():
+    worker = Worker(Fastcnn("reference"), 1)
+    yield worker
+    worker.close()
+
+
+def test_worker_is_a_process_of_its_own_and_takes_turns_there(worker):
+    (pid,), facts = worker.prepare(_Echo())
+    assert pid[0] not in (os.getpid(), 0) and facts == {"threads": "1"}
+    assert worker.once() > 0 and worker.turn(2) > 0
+    assert worker.call(os.getpid) == pid[0]
+    if sys.platform.startswith("linux"):
+        assert worker.cpu_seconds() > 0 and worker.call(rss.peak) >= worker.call(rss.resident) > 1e6
+
+
+def test_worker_answers_after_a_failure(worker):
+    with pytest.raises(Failed, match="ArithmeticError: out of numbers .test_bench.py:"):
+        worker.prepare(_Echo("raise"))
+    assert worker.prepare(_Echo("decline")) is None
+    with pytest.raises(Failed, match="reference has no job"):
+        worker.turn(1)
+    assert worker.prepare(_Echo())
+
+
+def test_worker_that_ends_is_named(worker):
+    with pytest.raises(Failed, match="the process of reference ended with status 7 during prepare"):
+        worker.prepare(_Echo("die"))
+    assert worker.cpu_seconds() is None
+
+
+def test_library_that_cannot_start_is_a_mistake(monkeypatch):
+    monkeypatch.setattr(Contest, "start", Worker)
+    with pytest.raises(peers.Unusable, match="ModuleNotFoundError"):
+        Contest([Fastcnn("reference"), _Missing()], 1)
+
+
+@dataclass(frozen=True)
+class _Missing:
+    name = "missing"
+    root = None
+    yardstick = False
+
+    def environment(self):
+        return {}
+
+    def start(self, threads):
+        import no_such_library  # noqa: F401
+
+
+def test_peak_memory_starts_anew(worker):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("this system does not tell the resident memory")
+    worker.call(np.ones, 1 << 22)
+    before = worker.call(rss.peak)
+    worker.call(rss.reset_peak)
+    assert worker.call(rss.peak) < before - (1 << 24)
+
+
+def test_contest_measures_in_processes_and_reports_their_memory(monkeypatch):
+    """The reference is contestant and judge in one process; who declines the job has no result."""
+    monkeypatch.setattr(Contest, "start", Worker)
+    (problem,) = problems.parse([TINY], "here")
+    with Contest([Fastcnn("reference", "channels_last"), Fastcnn("reference", "nchw")][:1], 1) as contest:
+        row = convs.measure(problem, "forward", contest, _settings())
+        assert contest.measure(_Echo("decline"), [], checks.error, 1) == {}
+        with pytest.raises(Failed, match="out of numbers"):
+            contest.truth(_Echo("raise"))
+    (result,) = row["results"].values()
+    assert result["error"] < 1e-6 and result["minimum"] <= result["lower"] <= result["median"] <= result["upper"]
+    assert result["peak"] > 1e6 or not sys.platform.startswith("linux")
+
+
+def test_judge_computes_once_what_it_is_also_timed_for():
+    jobs = []
+
+    class Counted(_Echo):
+        def prepare(self, library):
+            jobs.append(library.name)
+            return Prepared(timing.Contender(library.name, lambda: 0), [np.zeros(1)])
+
+    job = Counted()
+    with Contest([Fastcnn("reference")], 1) as contest:
+        contest.measure(job, contest.truth(job), lambda results, truth: 0.0, 1)
+    assert jobs == ["reference"]
+
+
 # The circumstances
 
 
@@ -200,16 +313,20 @@ def test_own_work_is_no_neighbour(monkeypatch):
 # Right before fast
 
 
+def _exact(problem, op, operands):
+    return Fastcnn("reference").contender(problem, op, operands.astype("float64")).result()
+
+
 @pytest.mark.parametrize("memory_format", peers.FORMATS)
 @pytest.mark.parametrize("op", OPS)
 def test_contender_computes_the_op(op, memory_format):
     for problem in problems.load("short"):
         operands = Operands.of(problem, "float32")
-        expected = checks.expected(problem, op, operands)
+        expected = _exact(problem, op, operands)
         shape = {"forward": problem.output_shape, "grad_input": problem.input_shape, "grad_weight": problem.weight_shape}[op]
         assert expected.shape == shape and expected.dtype == np.float64
         contender = Fastcnn("reference", memory_format).contender(problem, op, operands)
-        assert checks.checked_error(contender, expected, "float32", checks.limit(problem, op, "float32")) > 0
+        assert checks.checked_error([contender.result()], [expected], "float32", checks.limit(problem, op, "float32")) > 0
 
 
 @pytest.mark.parametrize("memory_format", peers.FORMATS)
@@ -218,8 +335,8 @@ def test_torch_contender_computes_the_op(op, memory_format):
     pytest.importorskip("torch")
     for problem in problems.load("short"):
         operands = Operands.of(problem, "float64")
-        contender = peers.Torch(memory_format).contender(problem, op, operands)
-        checks.checked_error(contender, checks.expected(problem, op, operands), "float64", checks.limit(problem, op, "float64"))
+        result = np.asarray(peers.Torch(memory_format).contender(problem, op, operands).result())
+        checks.checked_error([result], [_exact(problem, op, operands)], "float64", checks.limit(problem, op, "float64"))
 
 
 def test_limit_notices_one_lost_product():
@@ -227,10 +344,10 @@ def test_limit_notices_one_lost_product():
     (problem,) = problems.parse(["p 64 1 34 34 1 3 3 1 0 1 1"], "here")
     operands = Operands.of(problem, "float32")
     k = problem.N * math.prod(problem.output_shape[2:])
-    expected = checks.expected(problem, "grad_weight", operands)
+    expected = _exact(problem, "grad_weight", operands)
     lost = operands.grad_output.copy()
     lost[0, 0, 16, 16] = 0
-    wrong = checks.expected(problem, "grad_weight", Operands(operands.input, operands.weight, lost))
+    wrong = _exact(problem, "grad_weight", Operands(operands.input, operands.weight, lost))
     assert k == 65_536
     assert checks.error(wrong, expected) > checks.limit(problem, "grad_weight", "float32")
 
@@ -244,10 +361,17 @@ class _Wrong:
     """A library that is off by a little, or returns the wrong type or NaN."""
 
     name = "torch nchw"
+    yardstick = False
 
     def __init__(self, spoil):
         self.spoil = spoil
         self.calls = 0
+
+    def start(self, threads):
+        return {}
+
+    def facts(self, contender):
+        return {}
 
     def contender(self, problem, op, operands):
         right = Fastcnn("reference").contender(problem, op, operands).result()
@@ -267,7 +391,8 @@ class _Wrong:
 def test_wrong_result_refuses_to_be_timed(spoil):
     (problem,) = problems.parse([TINY], "here")
     wrong = _Wrong(spoil)
-    row = convs.measure(problem, "forward", Operands.of(problem, "float32"), [Fastcnn("reference"), wrong], _settings())
+    with Contest([Fastcnn("reference"), wrong], 1) as contest:
+        row = convs.measure(problem, "forward", contest, _settings())
     assert wrong.calls == 1, "called to be checked, never to be timed"
     assert list(row["results"][wrong.name]) == ["refused"]
     assert "minimum" in row["results"]["reference"]
@@ -388,7 +513,7 @@ def test_torch_twin_computes_what_the_recipe_does(command, name):
     """A twin with another update rule, initialisation or layer order would be refused, and is not."""
     pytest.importorskip("torch")
     settings = steps.Settings([name], 4, "reference", ["torch"], 1, 1)
-    document = steps.run(command, settings, {})
+    document = steps.run(command, settings)
     assert document["refused"] == []
     assert all(len(row["results"]) == 3 for row in document["rows"])
     if command == "inference":
@@ -397,14 +522,14 @@ def test_torch_twin_computes_what_the_recipe_does(command, name):
 
 def test_without_a_batch_every_recipe_has_its_own():
     assert {name: recipes.get(name).bench_batch for name in recipes.names()} == dict.fromkeys(recipes.names(), 64) | {"wide-256": 8}
-    document = steps.run("inference", steps.Settings(["lenet"], None, "reference", [], 1, 1), {"CPU": "some"})
+    document = steps.run("inference", steps.Settings(["lenet"], None, "reference", [], 1, 1))
     assert [row["what"] for row in document["rows"]] == ["inference, batch 64", "inference, batch 1"]
     assert steps.render(document).startswith("### Inference: reference, float32, 1 threads")
 
 
 def test_what_drops_is_checked_without_dropping_and_timed_with_it():
     model, loose = nn.Sequential(nn.Dropout(0.5)), nn.Dropout(0.25)
-    with steps._nothing_dropped(model, loose):
+    with networks.nothing_dropped(model, loose):
         assert (model[0].p, loose.p) == (0.0, 0.0)
     assert (model[0].p, loose.p) == (0.5, 0.25)
 
@@ -414,7 +539,7 @@ def test_torch_twin_with_another_learning_rate_is_refused(monkeypatch):
     from bench import twin
 
     monkeypatch.setattr(twin, "optimizer", lambda ours, parameters: torch.optim.SGD(parameters, lr=2 * ours.lr))
-    document = steps.run("step", steps.Settings(["lenet"], 4, "reference", ["torch"], 1, 1), {})
+    document = steps.run("step", steps.Settings(["lenet"], 4, "reference", ["torch"], 1, 1))
     assert len(document["refused"]) == 2 and "off the reference" in document["refused"][0]
 
 
@@ -448,10 +573,9 @@ def test_data_that_is_not_where_it_should_be_is_a_mistake(tmp_path, capsys):
 
 def test_overhead_calls_mean_the_same_in_torch():
     pytest.importorskip("torch")
-    for call, expected, limit, contenders in overhead._calls("reference", ["torch"]):
-        assert len(contenders) == 2, call
-        for contender in contenders:
-            checks.checked_error(contender, expected, "float32", limit)
+    document = overhead.run("reference", ["torch"], 1, 1)
+    assert document["refused"] == []
+    assert all(list(row["results"]) == ["reference", "torch nchw", "torch channels_last"] for row in document["rows"])
 
 
 def test_roofline_states_peak_and_bound(monkeypatch, capsys):
