@@ -11,9 +11,9 @@ from typing import Any
 
 from bench import rss
 from bench.checks import WrongResult
-from bench.peers import Fastcnn, Unusable
+from bench.peers import Fastcnn, Library, Unusable
 from bench.timing import interleaved
-from bench.worker import Arrays, Failed, Job, Library, Server, Worker
+from bench.worker import Arrays, Failed, Job, Server, Worker
 
 Results = dict[str, dict[str, Any]]
 
@@ -52,7 +52,7 @@ class Contest(AbstractContextManager):
     @property
     def about(self) -> dict[str, str]:
         """Lines for the header about the builds that are compared."""
-        return {key: line for worker in self._workers.values() for key, line in worker.about.items()}
+        return {"processes": "one per library"} | {key: line for worker in self._workers.values() for key, line in worker.about.items()}
 
     def truth(self, job: Job) -> Arrays:
         """What the reference computes; it keeps this job, and computes nothing twice if it is timed with it."""

@@ -18,7 +18,7 @@ STEPS = 4
 
 
 def run(backend: str, peers: list[str], names: list[str], threads: int) -> dict:
-    contestants = [library for library in libraries(backend, peers) if not library.yardstick or library.name == backend]
+    contestants = [library for library in libraries(backend, peers) if library.name == backend or library.name.startswith("torch ")]
     rows, about = [], {}
     for recipe in chosen(names):
         print(recipe.name, file=sys.stderr)
@@ -39,7 +39,7 @@ def run(backend: str, peers: list[str], names: list[str], threads: int) -> dict:
 
 def measure(library: Library, recipe: str) -> int:
     """Bytes that the steps add; runs in a process of its own."""
-    contender = StepJob(recipe, recipes.get(recipe).bench_batch).contender(library)[0]
+    contender, _ = StepJob(recipe, recipes.get(recipe).bench_batch).contender(library)
     before = rss.resident()
     if before is None:
         raise Unusable("this system does not tell how much memory is resident")

@@ -7,11 +7,10 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from bench.peers import Fastcnn, Library, Torch
+from bench.peers import Library
 from bench.timing import Contender
 from bench.worker import Arrays, Prepared
 from fastcnn import nn, optim, recipes
@@ -51,39 +50,21 @@ class StepJob:
     recipe: str
     batch: int
 
-    def contender(self, library: Library) -> tuple[Contender, object]:
+    def contender(self, library: Library) -> tuple[Contender, object] | None:
         """What is timed, and the network that it trains."""
         recipe = recipes.get(self.recipe)
         model, x, y = data_for(recipe, self.batch)
-        trainer = trainer_for(recipe, model)
-        if isinstance(library, Fastcnn):
-            return Contender(library.name, partial(trainer.step, x, y), library.scope), model
-        return _torch_step(library, model, trainer, x, y)
+        return library.step(model, trainer_for(recipe, model), x, y)
 
-    def prepare(self, library: Library) -> Prepared:
-        contender, network = self.contender(library)
+    def prepare(self, library: Library) -> Prepared | None:
+        made = self.contender(library)
+        if made is None:
+            return None
+        contender, network = made
         with nothing_dropped(network):
-            return Prepared(contender, [np.asarray([contender.result() for _ in range(CHECKED_STEPS)])])
-
-
-def _torch_step(library: Torch, model: nn.Module, trainer: Trainer, x: np.ndarray, y: np.ndarray) -> tuple[Contender, object]:
-    import torch
-
-    from bench import twin
-
-    network = twin.module(model).to(memory_format=library.layout)
-    loss = twin.module(trainer.loss)
-    optimizer = twin.optimizer(trainer.optimizer, [parameter for parameter in network.parameters() if parameter.requires_grad])
-    images, labels = library.tensor(x), torch.from_numpy(y)
-
-    def step() -> float:
-        optimizer.zero_grad()
-        value = loss(network(images), labels)
-        value.backward()
-        optimizer.step()
-        return value.item()
-
-    return Contender(library.name, step), network
+            losses = np.asarray([contender.result() for _ in range(CHECKED_STEPS)])
+        contender.result()  # what is compiled for a network that drops is compiled now
+        return Prepared(contender, [losses])
 
 
 @dataclass(frozen=True)
@@ -95,22 +76,12 @@ class InferenceJob:
     batch: int
     state: dict[str, np.ndarray]
 
-    def prepare(self, library: Library) -> Prepared:
+    def prepare(self, library: Library) -> Prepared | None:
         recipe = recipes.get(self.recipe)
         model, images, _ = data_for(recipe, self.images)
         model.load_state_dict(self.state)
-        x = images[: self.batch]
-        if isinstance(library, Fastcnn):
-            contender = Contender(library.name, partial(recipe.trainer(model).predict, x), library.scope)
-            return Prepared(contender, [contender.result()])
-
-        import torch
-
-        from bench import twin
-
-        network = twin.module(model).eval().to(memory_format=library.layout)
-        contender = Contender(library.name, partial(network, library.tensor(x)), torch.inference_mode)
-        return Prepared(contender, [contender.result().numpy()])
+        contender = library.inference(model.eval(), recipe, images[: self.batch])
+        return None if contender is None else Prepared(contender, arrays(contender.result()))
 
 
 def statistics(recipe: str, batch: int, backend: str) -> dict[str, np.ndarray]:
@@ -159,67 +130,20 @@ class LayerJob:
     at: Activations
     kind: str
 
-    def prepare(self, library: Library) -> Prepared:
-        sides = {
-            (Fastcnn, "forward"): _our_forward,
-            (Fastcnn, "backward"): _our_backward,
-            (Torch, "forward"): _torch_forward,
-            (Torch, "backward"): _torch_backward,
-        }
-        return sides[type(library), self.kind](library, self.at)
-
-
-def _our_forward(library: Fastcnn, at: Activations) -> Prepared:
-    layer = copy.deepcopy(at.layer)
-    contender = Contender(library.name, partial(layer, at.input), library.scope)
-    with nothing_dropped(layer):
-        return Prepared(contender, [contender.result()])
-
-
-def _our_backward(library: Fastcnn, at: Activations) -> Prepared:
-    layer = copy.deepcopy(at.layer)
-
-    def backward() -> Arrays:
-        layer.zero_grad()
-        grads = [layer.backward(at.grad_output), *(parameter.grad for parameter in layer.parameters())]
-        return [grad for grad in grads if grad is not None]
-
-    contender = Contender(library.name, backward, library.scope)
-    with library.scope():
+    def prepare(self, library: Library) -> Prepared | None:
+        layer = library.layer(self.at)
+        if layer is None:
+            return None
+        make = library.forward if self.kind == "forward" else library.backward
         with nothing_dropped(layer):
-            layer(at.input)
-            results = [grad.copy() for grad in contender.result()]
-        layer(at.input)  # with a mask, where there is one
-    return Prepared(contender, results)
+            results = arrays(make(self.at, layer).result())
+        return Prepared(make(self.at, layer), results)
 
 
-def _torch_forward(library: Torch, at: Activations) -> Prepared:
-    network, images, _ = _twin(library, at)
-    contender = Contender(library.name, partial(network, images))
-    with nothing_dropped(network):
-        return Prepared(contender, [contender.result().detach().numpy()])
-
-
-def _torch_backward(library: Torch, at: Activations) -> Prepared:
-    import torch
-
-    network, images, grad = _twin(library, at)
-    wanted = [tensor for tensor in (images, *network.parameters()) if tensor.requires_grad]
-
-    def contender() -> Contender:
-        return Contender(library.name, partial(torch.autograd.grad, network(images), wanted, grad, retain_graph=True))
-
-    with nothing_dropped(network):
-        results = [result.numpy() for result in contender().result()]
-    return Prepared(contender(), results)
-
-
-def _twin(library: Torch, at: Activations) -> tuple:
-    """The layer, its input and the gradient of its output in PyTorch."""
-    from bench import twin
-
-    images = library.tensor(at.input).requires_grad_(at.layer.requires_input_grad)
-    return twin.module(at.layer).to(memory_format=library.layout), images, library.tensor(at.grad_output)
+def arrays(result: object) -> Arrays:
+    """What a library returned, one array or several, as NumPy's, copied: the next call may write where this one did."""
+    several = result if isinstance(result, list | tuple) else [result]
+    return [np.array(one.detach() if hasattr(one, "detach") else one) for one in several]
 
 
 @contextmanager

@@ -40,11 +40,13 @@ class CallJob:
     name: str
     exact: bool = False
 
-    def prepare(self, library: Library) -> Prepared:
+    def prepare(self, library: Library) -> Prepared | None:
         shapes, options = CALLS[self.name]
         rng = np.random.default_rng(0)
         arrays = [rng.standard_normal(shape, dtype="float32") for shape in shapes]
         contender = library.function(self.name, [array.astype("float64") for array in arrays] if self.exact else arrays, options)
+        if contender is None:
+            return None
         return Prepared(contender, [np.asarray(contender.result())])
 
 
@@ -104,7 +106,7 @@ def render(document: dict) -> str:
         [
             row["call"],
             *compare.our_cells(row["results"], backend, report.microseconds),
-            *compare.rival_cells(row["results"], backend, report.microseconds),
+            *compare.rival_cells(row["results"], settings, report.microseconds),
         ]
         for row in sorted(document["rows"], key=compare.worst_first(settings))
     ]
@@ -112,6 +114,6 @@ def render(document: dict) -> str:
         "",
         report.table(["import", "ms", "median"], imports),
         "",
-        report.table(["call", backend, "median", *compare.RIVAL_COLUMNS], calls),
+        report.table(["call", *compare.our_columns(backend), *compare.rival_columns(settings)], calls),
     ]
     return compare.page(f"Overhead: {backend}, {settings['threads']} threads", document, "us", tables)

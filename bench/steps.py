@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class Settings:
     recipes: list[str]
-    batch: int | None  # None: each recipe's own
+    batch: list[int] | None  # None: each recipe's own, and in inference 1
     backend: str
     peers: list[str]
     threads: int
@@ -34,15 +34,21 @@ def run(command: str, settings: Settings) -> dict:
     rows, refused, about = [], [], {}
     for recipe in chosen(settings.recipes):
         print(recipe.name, file=sys.stderr)
-        batch = recipe.bench_batch if settings.batch is None else settings.batch
         with Contest(libraries(settings.backend, settings.peers), settings.threads) as contest:
             about |= contest.about
-            for what, job in COMMANDS[command][0](recipe.name, batch, contest, settings):
+            for what, job in COMMANDS[command][0](recipe.name, _batches(command, recipe, settings), contest, settings):
                 results = contest.measure(job, contest.truth(job), _verdict, settings.repeats)
                 rows.append({"recipe": recipe.name, "what": what, "results": results})
                 refused += compare.refusals(f"{recipe.name} {what}", results)
     header = environment.describe(settings.threads, about)
     return {"kind": KIND, "command": command, "header": header, "settings": asdict(settings), "refused": refused, "rows": rows}
+
+
+def _batches(command: str, recipe: recipes.Recipe, settings: Settings) -> list[int]:
+    """Largest first. A network whose own batch is below 64 has images too large for more than that."""
+    asked = settings.batch or ([recipe.bench_batch, 1] if command == "inference" else [recipe.bench_batch])
+    most = recipe.bench_batch if recipe.bench_batch < 64 and len(asked) > 1 else max(asked)
+    return sorted({min(batch, most) for batch in asked}, reverse=True)
 
 
 def chosen(names: list[str]) -> list[recipes.Recipe]:
@@ -64,26 +70,27 @@ def _verdict(results: Arrays, truth: Arrays) -> float:
 Rows = Iterator[tuple[str, Job]]
 
 
-def _step(recipe: str, batch: int, contest: Contest, settings: Settings) -> Rows:
-    yield f"step, batch {batch}", StepJob(recipe, batch)
+def _step(recipe: str, batches: list[int], contest: Contest, settings: Settings) -> Rows:
+    for batch in batches:
+        yield f"step, batch {batch}", StepJob(recipe, batch)
 
 
-def _inference(recipe: str, batch: int, contest: Contest, settings: Settings) -> Rows:
-    """A batch, and one image."""
-    state = contest.ours.call(statistics, recipe, batch, settings.backend)
-    for images in sorted({batch, 1}, reverse=True):
-        yield f"inference, batch {images}", InferenceJob(recipe, batch, images, state)
+def _inference(recipe: str, batches: list[int], contest: Contest, settings: Settings) -> Rows:
+    state = contest.ours.call(statistics, recipe, batches[0], settings.backend)
+    for batch in batches:
+        yield f"inference, batch {batch}", InferenceJob(recipe, batches[0], batch, state)
 
 
-def _layers(recipe: str, batch: int, contest: Contest, settings: Settings) -> Rows:
+def _layers(recipe: str, batches: list[int], contest: Contest, settings: Settings) -> Rows:
     """Each top-level layer alone, on the activations that reach it: forward as in training, then backward, where it has one."""
-    for at in activations(recipe, batch):
-        yield f"{at.name} {at.layer} forward", LayerJob(at, "forward")
-        if not at.fixed:
-            yield f"{at.name} {at.layer} backward", LayerJob(at, "backward")
+    for batch in batches:
+        for at in activations(recipe, batch):
+            yield f"{at.name} {at.layer} forward, batch {batch}", LayerJob(at, "forward")
+            if not at.fixed:
+                yield f"{at.name} {at.layer} backward, batch {batch}", LayerJob(at, "backward")
 
 
-COMMANDS: dict[str, tuple[Callable[[str, int, Contest, Settings], Rows], str]] = {
+COMMANDS: dict[str, tuple[Callable[[str, list[int], Contest, Settings], Rows], str]] = {
     "step": (_step, "Training steps"),
     "layers": (_layers, "Layers in training"),
     "inference": (_inference, "Inference"),
@@ -96,15 +103,17 @@ def render(document: dict) -> str:
     settings = document["settings"]
     backend = settings["backend"]
     title = COMMANDS[document["command"]][1]
-    batch = "" if settings["batch"] is None else f", batch {settings['batch']}"
+    rows = sorted(document["rows"], key=compare.worst_first(settings))
     cells = [
         [
             row["recipe"],
             row["what"],
             *compare.our_cells(row["results"], backend, report.milliseconds),
-            *compare.rival_cells(row["results"], backend, report.milliseconds),
+            *compare.rival_cells(row["results"], settings, report.milliseconds),
         ]
-        for row in sorted(document["rows"], key=compare.worst_first(settings))
+        for row in rows
     ]
-    table = report.table(["recipe", "what", backend, "median", *compare.RIVAL_COLUMNS], cells)
-    return compare.page(f"{title}: {backend}, float32{batch}, {settings['threads']} threads", document, "ms", ["", table])
+    table = report.table(["recipe", "what", *compare.our_columns(backend), *compare.rival_columns(settings)], cells)
+    tables = ["", table, *compare.others(rows, settings, lambda row: [row["recipe"], row["what"]], ["recipe", "what"], report.milliseconds)]
+    tables += ["\n" + compare.summary([compare.decisive(row["results"], settings) for row in rows])]
+    return compare.page(f"{title}: {backend}, float32, {settings['threads']} threads", document, "ms", tables)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from bench import environment
+from bench.peers import Library
 from bench.timing import Contender
 
 ROOT = Path(__file__).parents[1]
@@ -48,20 +49,6 @@ class Prepared:
     contender: Contender
     results: Arrays
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-class Library(Protocol):
-    """A side of the comparisons; pickled into its process. See bench.peers."""
-
-    name: str
-    root: Path | None
-    yardstick: bool
-
-    def environment(self) -> dict[str, str]:
-        """Environment variables that its process starts with."""
-
-    def start(self, threads: int) -> dict[str, str]:
-        """Import it and set its threads; returns lines for the header."""
 
 
 class Job(Protocol):

@@ -50,10 +50,32 @@ def _quick_and_without_traces(monkeypatch):
 # Problem lists
 
 
-@pytest.mark.parametrize(("name", "count"), [("reports", 29), ("odd", 33), ("batch1", 18), ("roofline", 1), ("overhead", 2)])
+COUNTS = {"reports": 29, "odd": 33, "batch1": 18, "resnet50": 23, "vgg19": 9, "mobilenet": 19, "convnet": 5, "deepbench": 30, "onednn": 26, "changes": 14}
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_problem_list_holds_as_many_problems_as_it_has_lines(name, count):
     lines = [line.partition("#")[0].strip() for line in (problems.SHAPES / f"{name}.txt").read_text().splitlines()]
     assert len(problems.load(name)) == sum(map(bool, lines)) == count
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg19", "mobilenet", "convnet", "deepbench", "onednn"])
+def test_batches_are_reduced_as_the_list_says(name):
+    """Below 4 GFLOP and 128 MB, or a single image."""
+    for problem in problems.load(name):
+        assert problem.N == 1 or (problem.flops < 4e9 and problem.bytes < 128 * 2**20), problem.name
+        assert problem.N & (problem.N - 1) == 0
+
+
+def test_a_network_needs_the_operations_it_is_known_for():
+    """ResNet-50: 4.1 GFLOP of multiply-adds for one picture; in the list the inner blocks stand once."""
+    times = {"stage1.first-reduce": 1, "stage1.3x3": 3, "stage1.expand": 4, "stage1.reduce": 2}  # its skip has the shape of an expansion
+    for stage, blocks in ((2, 4), (3, 6), (4, 3)):
+        inner = dict.fromkeys((f"stage{stage}.reduce", f"stage{stage}.3x3"), blocks - 1)
+        times |= inner | {f"stage{stage}.first-reduce": 1, f"stage{stage}.first-3x3": 1, f"stage{stage}.skip": 1, f"stage{stage}.expand": blocks}
+    macs = {p.name: p.flops / p.N / 2 for p in problems.load("resnet50")}
+    assert sum(count * macs[name] for name, count in times.items()) + macs["conv1"] == pytest.approx(4.1e9, rel=0.01)
+    assert sum(p.flops / p.N / 2 for p in problems.load("mobilenet")) < 569e6, "one of five equal blocks"
 
 
 def test_every_problem_list_can_be_loaded():
@@ -214,7 +236,7 @@ def test_worker_is_a_process_of_its_own_and_takes_turns_there(worker):
     assert worker.once() > 0 and worker.turn(2) > 0
     assert worker.call(os.getpid) == pid[0]
     if sys.platform.startswith("linux"):
-        assert worker.cpu_seconds() > 0 and worker.call(rss.peak) >= worker.call(rss.resident) > 1e6
+        assert worker.cpu_seconds() > 0 and min(worker.call(rss.peak), worker.call(rss.resident)) > 1e6
 
 
 def test_worker_answers_after_a_failure(worker):
@@ -423,18 +445,27 @@ def _row(name, ours, torch):
 
 
 def test_rows_are_sorted_worst_first_and_lost_ones_stay():
-    settings = {"backend": "cpu", "peers": ["torch"]}
+    settings = {"backend": "cpu", "peers": ["torch", "reference"]}
     alone = {"call": "alone", "results": {"cpu": {"minimum": 1.0, "median": 1.0}}}
     refused = {"call": "refused", "results": {"cpu": {"refused": "error"}}}
     rows = [alone, _row("won", 1.0, 4.0), _row("lost", 2.0, 1.0), refused]
     assert [row["call"] for row in sorted(rows, key=compare.worst_first(settings))] == ["refused", "lost", "won", "alone"]
 
 
-def test_ratio_is_against_the_better_layout():
-    results = {"cpu": {"minimum": 1.0}, "torch nchw": {"minimum": 3.0}, "torch channels_last": {"minimum": 2.0}}
-    assert compare.best(results, "torch") == "torch channels_last"
-    assert compare.ratio(results, "cpu", "torch") == 2.0
-    assert compare.ratio(results, "cpu", "reference") is None
+def test_ratio_is_against_the_best_peer():
+    slow = {"minimum": 9.0}
+    results = {"cpu": {"minimum": 1.0}, "cpu isa=avx2": {"minimum": 0.5}, "torch nchw": {"minimum": 3.0}, "onnxruntime": {"minimum": 2.0}}
+    results |= {"jax": {"refused": "wrong"}, "reference": slow, "im2col": {"minimum": 1.5}, "loops": slow}
+    assert compare.best(results, "cpu") == "onnxruntime", "yardsticks and variants of ours are no rivals"
+    assert compare.ratio(results, "cpu") == 2.0 and compare.ratio(results, "cpu", "im2col") == 1.5
+    assert compare.ratio(results, "cpu", "jax") is None and compare.ratio({"cpu": slow}, "cpu") is None
+
+
+def test_spread_is_between_the_quartiles():
+    timing_ = timing.Timing.of([4.0, 1.0, 2.0, 3.0, 5.0], 1)
+    assert (timing_.minimum, timing_.lower, timing_.median, timing_.upper) == (1.0, 2.0, 3.0, 4.0)
+    assert compare.spread({"lower": 2.0, "median": 3.0, "upper": 4.0}) == pytest.approx(2 / 3)
+    assert compare.spread({"median": 3.0}) is None
 
 
 def test_table_is_markdown_with_numbers_to_the_right():
@@ -482,11 +513,17 @@ def test_conv_run_writes_what_it_prints(tiny_list, tmp_path, capsys):
         (["--backend", "abacus"], "no backend is called"),
         (["--peers", "abacus"], "no peer is called"),
         (["--threads", "0"], "0 is below 1"),
+        (["--peers", "reference:isa"], "is not understood at 'isa'"),
+        (["--peers", "reference:colour=red"], "is not understood at 'colour=red'"),
+        (["--peers", "reference:algorithm=magic"], "algorithm is one of auto, direct, winograd"),
+        (["step", "--batch", "1,0"], "0 is below 1"),
+        (["compare"], "takes OLD.json and NEW.json"),
+        (["compare", "--against", "no-such-revision"], "neither a folder that holds fastcnn nor a git revision"),
         (["step", "no-such-recipe"], "no recipe"),
     ],
 )
 def test_command_line_mistakes_are_named(arguments, complaint, capsys):
-    backend = [] if "--backend" in arguments else ["--backend", "reference"]
+    backend = [] if "--backend" in arguments or arguments[0] == "compare" else ["--backend", "reference"]
     with pytest.raises(SystemExit) as stop:
         main([*arguments, *backend])
     assert stop.value.code == 2
@@ -592,7 +629,7 @@ def test_roofline_states_peak_and_bound(monkeypatch, capsys):
 
 
 def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):
-    monkeypatch.setattr(peers.backends, "available", lambda: {"reference": None, "cpu": "not built"})
+    monkeypatch.setattr(backend, "available", lambda: {"reference": None, "cpu": "not built"})
     with pytest.raises(SystemExit):
         main(["roofline", "--short"])
     assert "the backend cpu cannot be used: not built" in capsys.readouterr().err
