@@ -549,7 +549,7 @@ def test_recipes_run_on_the_reference_alone(command, capsys):
 def test_torch_twin_computes_what_the_recipe_does(command, name):
     """A twin with another update rule, initialisation or layer order would be refused, and is not."""
     pytest.importorskip("torch")
-    settings = steps.Settings([name], 4, "reference", ["torch"], 1, 1)
+    settings = steps.Settings([name], [4, 1] if command == "inference" else [4], "reference", ["torch"], 1, 1)
     document = steps.run(command, settings)
     assert document["refused"] == []
     assert all(len(row["results"]) == 3 for row in document["rows"])
@@ -576,7 +576,7 @@ def test_torch_twin_with_another_learning_rate_is_refused(monkeypatch):
     from bench import twin
 
     monkeypatch.setattr(twin, "optimizer", lambda ours, parameters: torch.optim.SGD(parameters, lr=2 * ours.lr))
-    document = steps.run("step", steps.Settings(["lenet"], 4, "reference", ["torch"], 1, 1))
+    document = steps.run("step", steps.Settings(["lenet"], [4], "reference", ["torch"], 1, 1))
     assert len(document["refused"]) == 2 and "off the reference" in document["refused"][0]
 
 
