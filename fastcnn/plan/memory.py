@@ -71,6 +71,10 @@ class Layout:
         self.buffers.append(buffer)
         return buffer
 
+    def drop(self, buffer: Buffer) -> None:
+        """The segment that asked for it needs it no more."""
+        self.buffers.remove(buffer)
+
     def places(self) -> tuple[list[int], int]:
         """Each buffer's offset, and the bytes of all."""
         regions: dict[str, int] = {}

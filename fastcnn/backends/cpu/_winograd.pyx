@@ -5,6 +5,9 @@ The output is cut into tiles of 4x4. An item is a block of tiles: it loads the p
 memory format are dealt with by the loader), transforms them into 36 planes (tiles, C), multiplies each plane with its frequency of the weights (C, O), and transforms
 the 36 products back. For T tiles the planes take 36 * T * (C + O) floats; with BLOCK_BYTES they stay in L2, where the 36 products read and write them.
 
+Next to a batch normalisation the driver does part of its work on data that are in the cache anyhow. `before` (a `_norm.Following`) is applied to what is loaded: the
+normalised input is never stored. `statistics` (another one) receives those of the output: a block is made of whole pieces of `_norm.pyx`, so they are the same bits.
+
 The planes are PLANE_PAD apart beyond their size: planes a power of two apart fall into the same few cache sets, which halves the speed.
 """
 cimport numpy as cnp
@@ -14,6 +17,7 @@ from libc.string cimport memcpy, memset
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows
+from fastcnn.backends.cpu._norm cimport Constants, Following, Layout, Pieces, piece_statistics
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, reserve, thread_count
 
@@ -49,6 +53,29 @@ cdef struct Blocks:
     index strip      # elements of the loaded pixels of one image, C channels
 
 
+cdef struct Normalised:
+    # what is applied to the input; mean NULL: nothing
+    int op
+    float slope
+    const float* mean
+    const float* scale
+    const float* shift
+
+
+cdef Normalised normalised_by(Following before, cnp.ndarray input):
+    cdef Normalised k
+    cdef Constants c
+    cdef View s
+    k.op, k.slope, k.mean, k.scale, k.shift = -1, 0, NULL, NULL, NULL
+    if before is not None:
+        s = view_of(input)
+        if s.w != input.shape[1] or (s.c != 1 and input.shape[1] != 1):
+            raise ValueError("a normalisation is applied to rows of channels-last memory")
+        c = before.constants()
+        k.op, k.slope, k.mean, k.scale, k.shift = before.s.op, before.s.slope, <const float*>c.mean, <const float*>c.scale, <const float*>c.shift
+    return k
+
+
 cdef Blocks cut(Geometry* g, index most, index least_blocks) noexcept nogil:
     """Blocks of about `most` tiles: whole images if several fit, else rows of one image, else part of a row; smaller ones where there would be too few to share."""
     cdef Blocks b
@@ -76,12 +103,32 @@ cdef void place(const Blocks* b, Geometry* g, index block, index* n0, index* ima
     cols[0], rows[0], images[0] = imin(b.cols, b.TW - c0[0]), imin(b.rows, b.TH - r0[0]), imin(b.images, g.N - n0[0])
 
 
-cdef void transform_input(const fc_isa* kernels, Geometry* g, const float* x, View sx, index n, index r0, index rows, index c0, index cols, float* strip,
+cdef void load_normalised(const fc_isa* kernels, const Normalised* before, const float* x, View s, index C, index H, index W, index h0, index rows, index left, index width,
+                          float* dst) noexcept nogil:
+    """load_rows of channels-last memory, and the normalisation with its activation: padding stays zero."""
+    cdef index r, h, first = imin(imax(left, 0), width), pixels = imin(W, width - first), line = width * C
+    cdef float* d
+    for r in range(rows):
+        h = h0 + r
+        d = dst + r * line
+        if h < 0 or h >= H:
+            memset(d, 0, line * sizeof(float))
+            continue
+        memset(d, 0, first * C * sizeof(float))
+        kernels.f32.column_normalise(before.op, before.slope, x + h * s.h, before.mean, before.scale, before.shift, pixels, C, d + first * C)
+        memset(d + (first + pixels) * C, 0, (width - first - pixels) * C * sizeof(float))
+
+
+cdef void transform_input(const fc_isa* kernels, Geometry* g, const Normalised* before, const float* x, View sx, index n, index r0, index rows, index c0, index cols, float* strip,
                           float* planes, index line, index plane) noexcept nogil:
     """The tiles (r0.., c0..) of image n, as rows of the planes."""
     cdef index left = g.PL - c0 * TILE, width = cols * TILE + 2, depth = rows * TILE + 2, r, c
     cdef index skip = imax(0, -left)
-    load_rows(kernels, x + n * sx.n + skip * sx.w, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
+    x += n * sx.n + skip * sx.w
+    if before.mean == NULL:
+        load_rows(kernels, x, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
+    else:
+        load_normalised(kernels, before, x, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
     for r in range(rows):
         for c in range(cols):
             kernels.winograd.input(strip + (r * TILE * width + c * TILE) * g.C, width * g.C, g.C, g.C, planes + (r * cols + c) * line, plane)
@@ -143,7 +190,7 @@ cdef void multiply(const fc_isa* kernels, const float* planes, index plane, inde
 
 
 cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index block, const float* x, View sx, const Panels* panels, const float* weights,
-                    index weight_plane, const float* bias, float* y, char* scratch) noexcept nogil:
+                    index weight_plane, const float* bias, const Normalised* before, const Pieces* pieces, float* y, char* scratch) noexcept nogil:
     cdef index n0, images, r0, rows, c0, cols, n, r, c, h, w, tile, height, width, wide = panels.nvec * panels.lanes
     cdef float* strip = <float*>scratch
     cdef float* planes = <float*>(scratch + p.strip_bytes)
@@ -152,7 +199,7 @@ cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index blo
     cdef float* out
     place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
     for n in range(images):
-        transform_input(kernels, g, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
+        transform_input(kernels, g, before, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
     multiply(kernels, planes, p.plane, p.line, images * rows * cols, panels, weights, weight_plane, products, p.out_plane)
     height, width = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
     for n in range(images):
@@ -173,6 +220,9 @@ cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index blo
             else:
                 for h in range(height):
                     kernels.f32.transpose(image + h * width * g.O, g.O, out + h * g.OW, g.OH * g.OW, width, g.O, width)
+        if pieces != NULL:
+            for h in range(r0 * TILE // pieces.layout.rows, ceil_div(r0 * TILE + height, pieces.layout.rows)):
+                piece_statistics[float](kernels, pieces, (n0 + n) * pieces.layout.strips + h, y)
 
 
 cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const Panels* taps, const float* packed, float* weights, index plane, int threads) noexcept nogil:
@@ -230,7 +280,13 @@ def pack(cnp.ndarray weight):
     return p
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, object ready):
+cdef bint holds_whole_pieces(const Blocks* b, const Layout* s) noexcept:
+    """Do the blocks consist of whole pieces of the normalisation behind them?"""
+    return b.cols == b.TW and (b.rows == b.TH or b.rows * TILE % s.rows == 0)
+
+
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, object ready, Following before,
+                          Following statistics):
     cdef const fc_isa* kernels = active_isa()
     cdef bint last = is_channels_last(input if given is None else given), ohwi
     cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = dense(weight), bias_array
@@ -256,6 +312,13 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     cdef const float* source = <const float*>cnp.PyArray_DATA(w)
     cdef const float* b = NULL
     cdef float* y = <float*>cnp.PyArray_DATA(output)
+    cdef Normalised normalised = normalised_by(before, input)
+    cdef Pieces of_output
+    cdef Pieces* pieces = NULL
+    if statistics is not None and last and holds_whole_pieces(&plan.blocks, &statistics.s):
+        of_output = statistics.pieces()
+        pieces = &of_output
+        statistics.counted = True
     if bias is not None:
         bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
         b = <const float*>cnp.PyArray_DATA(bias_array)
@@ -267,11 +330,11 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
             weights = <float*>(<Packed>ready).arena.base
         if plan.threads == 1:
             for block in range(plan.blocks.count):
-                run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, y, scratch)
+                run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, &normalised, pieces, y, scratch)
         else:
             with parallel(num_threads=plan.threads):
                 for block in prange(plan.blocks.count, schedule="dynamic", chunksize=1):
-                    run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, y, scratch + threadid() * plan.worker_bytes)
+                    run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, &normalised, pieces, y, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return output
 
@@ -283,12 +346,12 @@ cdef Geometry geometry(index N, index C, index H, index W, index O, index OH, in
     return g
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None, packed=None):
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None, packed=None, Following before=None, Following statistics=None):
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], input.shape[2] + PT + PB - 2,
                                input.shape[3] + PL + PR - 2, PT, PL)
-    return convolve(&g, input, weight, bias, False, out, packed)
+    return convolve(&g, input, weight, bias, False, out, packed, before, statistics)
 
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
@@ -296,7 +359,7 @@ def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, 
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input_shape[0], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], input_shape[1], input_shape[2], input_shape[3], 2 - PT, 2 - PL)
-    return convolve(&g, grad_output, weight, None, True, out, None)
+    return convolve(&g, grad_output, weight, None, True, out, None, None, None)
 
 
 # ---- weight gradient: dU[f] = V[f]^T D[f] over all tiles, then G^T dU G
@@ -340,7 +403,7 @@ cdef GradPlan make_grad_plan(const fc_isa* kernels, Geometry* g, const Panels* p
     return p
 
 
-cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index job, const float* x, View sx, const float* grad, View sg, const Panels* panels,
+cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index job, const Normalised* before, const float* x, View sx, const float* grad, View sg, const Panels* panels,
                   float* partials, char* scratch) noexcept nogil:
     cdef index part = job % p.parts, slot = job // p.parts, v0 = part * panels.count // p.parts, v1 = (part + 1) * panels.count // p.parts
     cdef index first = first_vector(panels, v0) * panels.lanes, wide = first_vector(panels, v1) * panels.lanes - first, channels = imin(wide, g.O - first)
@@ -357,7 +420,7 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index j
         place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
         height, across = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
         for n in range(images):
-            transform_input(kernels, g, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
+            transform_input(kernels, g, before, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
             gb = grad + (n0 + n) * sg.n + r0 * TILE * sg.h + c0 * TILE * sg.w + first * sg.c
             g_row, g_pixel = sg.h, sg.w
             if sg.c != 1:
@@ -401,7 +464,7 @@ cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Pa
         kernels.f32.transpose(spare + o * 9 * g.C, g.C, gw + o * 9 * g.C, 9, 9, g.C, 9)
 
 
-def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None, Following before=None):
     cdef index PT, PB, PL, PR, job
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], PT, PL)
@@ -423,14 +486,15 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
     cdef const float* x = <const float*>cnp.PyArray_DATA(input)
     cdef const float* gy = <const float*>cnp.PyArray_DATA(grad_output)
     cdef float* gw = <float*>cnp.PyArray_DATA(grad_weight)
+    cdef Normalised normalised = normalised_by(before, input)
     with nogil:
         if plan.threads == 1:
             for job in range(plan.slots * plan.parts):
-                run_job(kernels, &g, &plan, job, x, sx, gy, sg, &panels, partials, scratch)
+                run_job(kernels, &g, &plan, job, &normalised, x, sx, gy, sg, &panels, partials, scratch)
         else:
             with parallel(num_threads=plan.threads):
                 for job in prange(plan.slots * plan.parts, schedule="dynamic", chunksize=1):
-                    run_job(kernels, &g, &plan, job, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
+                    run_job(kernels, &g, &plan, job, &normalised, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
         finish(kernels, &g, &plan, &panels, partials, taps, spare, gw)
     release(arena)
     return grad_weight
