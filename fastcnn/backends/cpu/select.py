@@ -77,9 +77,10 @@ def not_flippable(weight: Any, stride: tuple, padding: tuple, dilation: tuple) -
 
 
 def backward_work(grad_output: Any, weight: Any, input_shape: tuple, dilation: tuple) -> tuple[float, float, float]:
-    """Of the three input gradients of stride 1, per kernel row and filter, in multiply-adds of one vector: lanes = pixels of a row (direct_planes_flipped), lanes = channels
-    (direct_flipped, whose two transposes of C-contiguous arrays weigh as 0.15 of its sums) and overlapped adding. That works in tiles of up to 8 pixels of one row and reads,
-    adds and writes each sum once more, which takes as long as 16 filters. Fits the measured times of ten layers of 8 to 64 channels within 15 %."""
+    """Of the three input gradients of stride 1, per kernel row and filter, in multiply-adds of one vector: lanes = pixels of a row
+    (direct_planes_flipped), lanes = channels (direct_flipped, whose two transposes of C-contiguous arrays weigh as 0.15 of its sums) and overlapped
+    adding. That works in tiles of up to 8 pixels of one row and reads, adds and writes each sum once more, which takes as long as 16 filters.
+    Fits the measured times of ten layers of 8 to 64 channels within 15 %."""
     size, (H, W), (OH, OW) = grad_output.itemsize, input_shape[2:], grad_output.shape[2:]
     filters, channels, KW = grad_output.shape[1] * weight.shape[1] / input_shape[1], weight.shape[1], weight.shape[3]
     runs = vectors(KW * channels, size) if dilation[1] == 1 else KW * vectors(channels, size)
@@ -311,9 +312,12 @@ def moving(operations: int, elements: int) -> float:
     return MOVED * elements / max(operations, 1)
 
 
-def not_lanes(batch: int, weight_shape: tuple, image: tuple, output: tuple, groups: int, itemsize: int, rivals: Callable[[float], float], arrays: tuple) -> Reason | None:
-    """Images in the lanes: every lane works however few channels there are, but all images are transposed on the way in and out, as they are for lanes = channels.
-    `rivals`: the work of the best other algorithm in multiples of the operations, given what moving adds. Within 20 % of the measured times of 14 layers of 1 to 64 channels."""
+def not_lanes(
+    batch: int, weight_shape: tuple, image: tuple, output: tuple, groups: int, itemsize: int, rivals: Callable[[float], float], arrays: tuple
+) -> Reason | None:
+    """Images in the lanes: every lane works however few channels there are, but all images are transposed on the way in and out, as for lanes = channels.
+    `rivals`: the work of the best other algorithm in multiples of the operations, given what moving adds. Within 20 % of the measured times of 14 layers
+    of 1 to 64 channels."""
     O, C, KH, KW = weight_shape
     if groups != 1:
         return "needs groups = 1, got {}", groups
