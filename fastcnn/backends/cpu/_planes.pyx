@@ -23,7 +23,7 @@ fc_use_pool(pool())
 
 cdef enum:
     STRIP_BYTES = 192 * 1024  # of copied input planes per item: L2, read once per block of output channels
-    COLUMNS = 2               # tiles across an item of a 1x1 kernel: its input, 96 pixels of 64 channels, stays in L1
+    COLUMN_BYTES = 24 * 1024  # of input per item of a 1x1 kernel: half of L1, 96 pixels of 64 channels
     MOST_SLOTS = 16           # partial weight gradients; their number depends on shapes alone, so that the bits do not depend on the threads
 
 
@@ -54,7 +54,8 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View s, real* tag) noexc
     p.offset_bytes = aligned(g.Cg * g.KH * g.KW * sizeof(index))
     p.pointwise = g.KH == 1 and g.KW == 1 and g.SH == 1 and g.OH == g.H and g.OW == g.W and g.PT == 0 and g.PL == 0 and s.w == 1 and (s.h == g.W or g.H == 1)
     if p.pointwise:
-        p.width, p.rows, p.depth = COLUMNS * p.nv * p.lanes, 1, 1
+        p.width, p.rows, p.depth = p.nv * p.lanes, 1, 1
+        p.width *= imax(1, imin(4, COLUMN_BYTES // (g.Cg * p.width * <index>sizeof(real))))
         p.strips = ceil_div(g.OH * g.OW, p.width)
         p.items = g.N * g.G * p.strips
         p.threads = thread_count(flops, p.items)
