@@ -1,0 +1,62 @@
+"""The one place where dtypes are mixed: coursework feeds float64 images to float32 weights, and integers happen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import functional
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def common(op: str, *arrays: Any) -> list[np.ndarray]:
+    """The arrays in np.result_type of them all, or themselves where that changes nothing.
+
+    Integers and bools alone become float64, as they do in NumPy's arithmetic with floats; float16 is computed in float32. Lists are accepted.
+    Raises TypeError, naming op, for what is neither a real number nor at most 64 bits wide.
+    """
+    first = arrays[0]
+    if type(first) is np.ndarray:
+        dtype = first.dtype
+        if dtype is F64 or dtype is F32:
+            for array in arrays:
+                if type(array) is not np.ndarray or array.dtype is not dtype:
+                    break
+            else:
+                return list(arrays)
+    return _promoted(op, arrays)
+
+
+def _promoted(op: str, arrays: tuple[Any, ...]) -> list[np.ndarray]:
+    found = [array if isinstance(array, np.ndarray) else np.asarray(array) for array in arrays]
+    for array in found:
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise TypeError(f"{op}: takes real numbers of at most 64 bits, got an array of {array.dtype}")
+    dtype = np.result_type(*(array.dtype for array in found))
+    dtype = F64 if dtype.kind in "biu" or dtype.itemsize == 8 else F32
+    return [array if array.dtype == dtype else array.astype(dtype) for array in found]
+
+
+def conv2d(input: np.ndarray, weight: np.ndarray, bias: Any, stride: Any, padding: Any) -> np.ndarray:
+    """functional.conv2d by the direct algorithm: identical patches give identical bits, so ties in a max pooling that follows stay ties.
+
+    float64 has no other algorithm, so it is spared the switch.
+    """
+    return functional.conv2d(input, weight, bias, stride, padding, algorithm="direct" if input.dtype is F32 else None)
+
+
+def conv2d_backward(
+    grad_output: np.ndarray, input: np.ndarray, weight: np.ndarray, stride: Any, padding: Any, need_dx: bool = True
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """(grad_input or None, grad_weight, grad_bias) by the direct algorithm."""
+    return functional.conv2d_backward(
+        grad_output,
+        input,
+        weight,
+        stride=stride,
+        padding=padding,
+        output_mask=(need_dx, True, True),
+        algorithm="direct" if input.dtype is F32 else None,
+    )
