@@ -39,24 +39,36 @@ def _promoted(op: str, arrays: tuple[Any, ...]) -> list[np.ndarray]:
     return [array if array.dtype == dtype else array.astype(dtype) for array in found]
 
 
-def conv2d(input: np.ndarray, weight: np.ndarray, bias: Any, stride: Any, padding: Any) -> np.ndarray:
-    """functional.conv2d by the direct algorithm: identical patches give identical bits, so ties in a max pooling that follows stay ties.
+def _algorithm(dtype: np.dtype) -> str | None:
+    """Always direct: identical patches give identical bits, so that ties in a max pooling that follows stay ties. float64 has no other: no switch."""
+    return "direct" if dtype is F32 else None
 
-    float64 has no other algorithm, so it is spared the switch.
-    """
-    return functional.conv2d(input, weight, bias, stride, padding, algorithm="direct" if input.dtype is F32 else None)
+
+def conv2d(input: np.ndarray, weight: np.ndarray, bias: Any, stride: Any, padding: Any, layout: str = "NCHW") -> np.ndarray:
+    """functional.conv2d by the direct algorithm."""
+    return functional.conv2d(input, weight, bias, stride, padding, algorithm=_algorithm(input.dtype), layout=layout)
 
 
 def conv2d_backward(
-    grad_output: np.ndarray, input: np.ndarray, weight: np.ndarray, stride: Any, padding: Any, need_dx: bool = True
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: Any,
+    padding: Any,
+    *,
+    need_dx: bool = True,
+    layout: str = "NCHW",
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """(grad_input or None, grad_weight, grad_bias) by the direct algorithm."""
+    """(grad_input or None, grad_weight, grad_bias in bias' shape) by the direct algorithm."""
     return functional.conv2d_backward(
         grad_output,
         input,
         weight,
+        bias=bias,
         stride=stride,
         padding=padding,
-        output_mask=(need_dx, True, True),
-        algorithm="direct" if input.dtype is F32 else None,
+        need_dx=need_dx,
+        algorithm=_algorithm(input.dtype),
+        layout=layout,
     )
