@@ -45,7 +45,8 @@ _LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "train"
 
 __all__ = [
     "ShapeError", "Trainer", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col", "manual_seed",
-    "metrics", "nn", "optim", "plots", "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
+    "metrics", "nn", "optim", "plots",
+    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
 ]  # fmt: skip
 
 

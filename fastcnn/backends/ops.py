@@ -67,8 +67,8 @@ _op("max_pool2d_backward", "grad_output indices input_shape",
     "(N,C,OH,OW), (N,C,OH,OW) -> (N,C,H,W)", "grad_input[n,c].flat[indices] += grad_output; serves adaptive_max_pool2d too")
 _op("max_pool2d_backward_ties", "grad_output input kernel_size stride padding dilation ties accumulate",
     "(N,C,OH,OW), (N,C,H,W) -> (N,C,H,W)",
-    "every pixel that equals its window's maximum gets grad_output ('all') or grad_output / how many there are ('split'), the first of them all of it ('first'); "
-    "where there is a NaN, the last NaN ('first') or nobody. Overlapping windows add, or without accumulate the last one (oh, ow) stays")
+    "every pixel that equals its window's maximum gets grad_output ('all') or grad_output / how many there are ('split'), the first of them all of it "
+    "('first'); where there is a NaN, the last NaN ('first') or nobody. Overlapping windows add, or without accumulate the last one (oh, ow) stays")
 _op("avg_pool2d", "input kernel_size stride padding output_size count_include_pad divisor_override",
     "(N,C,H,W) -> (N,C,OH,OW)",
     "window sum / divisor; divisor = divisor_override, or the window's pixels within the padded (count_include_pad) or unpadded input")

@@ -2,7 +2,8 @@
 
 Arrays are float32 or float64 and computed in that dtype; nothing is cast. Any strides, byte order or read-only array is read correctly; the result is
 C-contiguous, or channels-last if the input is; convolutions and pools take arrays of shape (N, H, W, C) with layout="NHWC". Inputs are never modified
-(batch_norm's running statistics excepted, as in torch). Errors are ValueError (ShapeError is one) and TypeError, and name the op, the argument and both numbers. This is the only place that validates.
+(batch_norm's running statistics excepted, as in torch). Errors are ValueError (ShapeError is one) and TypeError, and name the op, the argument and both
+numbers. This is the only place that validates.
 """
 
 from .activation import (
