@@ -7,8 +7,8 @@
 A module declares in COURSE, a `Course`, which of the course's modules, names and methods it stands in for; `fastcnn accelerate SCRIPT.py` reads the same
 declarations. Every function is also there to be called or imported by hand.
 
-Numbers: the results are NumPy's to rounding, in the dtype NumPy would give (np.result_type); with identical patches give identical bits. Arguments of any strides
-are read in place and never modified; results are fresh, writable and belong to the caller.
+Results are NumPy's to rounding, in the dtype that NumPy would give (np.result_type); identical patches give identical bits. Arguments of any strides are
+read where they are and never modified; results are fresh, writable and belong to the caller.
 """
 
 from __future__ import annotations

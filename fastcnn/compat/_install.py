@@ -1,8 +1,8 @@
 """Putting fastcnn's functions in a course's place, before or after its modules are imported, and taking them out again.
 
-A module of the course that is loaded already is changed at once, and with it every other module that holds the same object (`from .layers import *`). One that is
-not is changed as soon as it is imported, by a finder in sys.meta_path that leaves finding and loading to the others. Only functions that take
-the arguments which ours take are replaced; the others are listed with the reason.
+A module of the course that is loaded already is changed at once, and with it every other module that holds the same object (`from .layers import *`). One
+that is not is changed as soon as it is imported, by a finder in sys.meta_path that leaves finding and loading to the others. Only functions that
+take the arguments which ours take are replaced; the others are listed with the reason.
 """
 
 from __future__ import annotations

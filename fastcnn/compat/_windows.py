@@ -23,10 +23,13 @@ class strict_windows:
         _strict = self._before
 
 
-def check_tiling(op: str, size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0), always: bool = False) -> None:
+def check_tiling(
+    op: str, size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0), always: bool = False
+) -> None:
     """AssertionError if (size + 2*padding - window) is no multiple of stride, where that is asked for: `always`, or by strict_windows."""
     if not (always or _strict):
         return
     for word, n, k, s, p in zip(("height", "width"), size, window, stride, padding, strict=True):
         if (n + 2 * p - k) % s:
-            raise AssertionError(f"{op}: {word} {n} with padding {p} and a window of {k} does not tile at stride {s}: {(n + 2 * p - k) % s} pixels are left over")
+            over = (n + 2 * p - k) % s
+            raise AssertionError(f"{op}: {word} {n} with padding {p} and a window of {k} does not tile at stride {s}: {over} pixels are left over")
