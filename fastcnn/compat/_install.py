@@ -25,9 +25,13 @@ _EMPTY: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
 
 @dataclass(frozen=True)
 class Choose:
-    """A replacement that depends on what it replaces: function(original) -> the replacement, or None to leave the original."""
+    """A replacement that depends on what it replaces: function(original) -> the replacement, or None to leave the original.
+
+    like: a function whose arguments the original must take; None: any original will do.
+    """
 
     function: Callable[[Any], Any]
+    like: Any = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Course:
     methods    {"module:Class": {method: replacement}}: replaced in the course's own class, so that instances, subclasses and pickles go on working
     adds       {module: {name: object}}: set whether the module has them or not
     provides   {module: {name: object}}: whole modules that stand in for one that cannot be imported or is slow
+    together   groups of names of one module of which all are replaced or none: a backward reads what its forward kept
     """
 
     name: str
@@ -48,6 +53,7 @@ class Course:
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _EMPTY)
     adds: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _EMPTY)
     provides: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _EMPTY)
+    together: tuple[tuple[str, ...], ...] = ()
 
     def modules(self) -> list[str]:
         """The modules that are changed or stood in for."""
@@ -185,7 +191,10 @@ class _Active:
         self.changes[id(holder), name] = holder, name, before, now
 
     def set(self, holder: Any, name: str, value: Any) -> None:
-        self.note(holder, name, vars(holder).get(name, _MISSING), value)
+        before = vars(holder).get(name, _MISSING)
+        if before is value:  # the holder had imported it from a stand-in: what the stand-in stands for was there before
+            before = next((old for _, _, old, now in self.changes.values() if now is value), _MISSING)
+        self.note(holder, name, before, value)
         setattr(holder, name, value)
 
     def concerns(self, module: str) -> bool:
@@ -196,8 +205,7 @@ class _Active:
         name, before = _name(module), len(self.report.replaced)
         for key, names in self.course.names.items():
             if _matches(name, key):
-                for attribute, value in names.items():
-                    self.replace(module, attribute, value, False, f"{name}.{attribute}")
+                self.replace(module, names, False, name)
         for key, names in self.course.adds.items():
             if _matches(name, key):
                 for attribute, value in names.items():
@@ -207,30 +215,47 @@ class _Active:
             owner, _, class_name = key.partition(":")
             kind = vars(module).get(class_name)
             if _matches(name, owner) and isinstance(kind, type):
-                for attribute, value in methods.items():
-                    self.replace(kind, attribute, value, True, f"{name}.{class_name}.{attribute}")
+                self.replace(kind, methods, True, f"{name}.{class_name}")
         fresh = self.report.replaced[before:]
         if fresh:
             logger.info("%s: %d names of %s run on fastcnn: %s", self.course.name, len(fresh), name, ", ".join(n[len(name) + 1 :] for n in fresh))
 
-    def replace(self, holder: Any, name: str, value: Any, method: bool, shown: str) -> None:
-        original = vars(holder).get(name, _MISSING)
-        known = self.changes.get((id(holder), name))
-        if original is _MISSING or (known is not None and known[3] is original) or any(original is c for a in _active.values() for _, c in a.clones.values()):
-            return
+    def replace(self, holder: Any, names: Mapping[str, Any], method: bool, shown: str) -> None:
+        """Those of these names that the holder has and that fit, with their partners."""
+        chosen: dict[str, Any] = {}
+        reasons: dict[str, str] = {}
+        for name, value in names.items():
+            original = vars(holder).get(name, _MISSING)
+            if original is _MISSING or any(original is ours for active in _active.values() for _, ours in active.clones.values()):
+                continue
+            value, reason = self.fitting(original, value, method)
+            if reason is None:
+                chosen[name] = value
+            else:
+                reasons[name] = reason
+        for group in self.course.together:
+            left = [name for name in group if name in reasons]
+            for name in group if left else ():
+                if chosen.pop(name, None) is not None:
+                    reasons[name] = f"{left[0]}, which belongs to it, was left"
+        for name, value in chosen.items():
+            self.set(holder, name, self.placed(value))
+            self.report.replaced.append(f"{shown}.{name}")
+        for name, reason in reasons.items():
+            self.report.left.append((f"{shown}.{name}", reason))
+            logger.info("%s: left %s.%s: %s", self.course.name, shown, name, reason)
+
+    def fitting(self, original: Any, value: Any, method: bool) -> tuple[Any, str | None]:
+        """(the replacement, None), or why there is none."""
         if not callable(original):
-            reason: str | None = f"it is a {type(original).__name__}"
-        elif isinstance(value, Choose):
+            return None, f"it is a {type(original).__name__}"
+        if not isinstance(value, Choose):
+            return value, misfit(original, value, method)
+        reason = None if value.like is None else misfit(original, value.like, method)
+        if reason is None:
             value = value.function(original)
-            reason = None if value is not None else "none of ours does what it says it does"
-        else:
-            reason = misfit(original, value, method)
-        if reason:
-            self.report.left.append((shown, reason))
-            logger.info("%s: left %s: %s", self.course.name, shown, reason)
-            return
-        self.set(holder, name, self.placed(value))
-        self.report.replaced.append(shown)
+            reason = "none of ours does what it says it does" if value is None else None
+        return value, reason
 
     def spread(self) -> None:
         """The same objects in modules that had imported them before."""
