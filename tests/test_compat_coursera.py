@@ -85,12 +85,15 @@ def test_the_notebooks_own_numbers():
     assert Z.shape == (10, 3, 4, 8)
     assert abs(Z.mean() - 0.6923608807576933) < TOLERANCE
     expected = [-1.28912231, 2.27650251, 6.61941931, 0.95527176, 8.25132576, 2.31329639, 13.00689405, 2.34576051]
-    np.testing.assert_allclose(Z[0, 2, 1], expected, atol=5e-9)
+    np.testing.assert_allclose(Z[3, 2, 1], expected, atol=5e-9)
     np.testing.assert_allclose(cache[0][1][2][3], [-1.1191154, 1.9560789, -0.3264995, -1.34267579], atol=5e-9)
 
     np.random.seed(1)
     A_prev, W, b = np.random.randn(10, 4, 4, 3), np.random.randn(2, 2, 3, 8), np.random.randn(1, 1, 1, 8)
     Z, cache = coursera.conv_forward(A_prev, W, b, {"pad": 2, "stride": 2})
+    assert abs(Z.mean() - 0.0489952035289) < 5e-14
+    np.testing.assert_allclose(Z[3, 2, 1, :4], [-0.61490741, -6.7439236, -2.55153897, 1.75698377], atol=5e-9)
+    np.testing.assert_allclose(cache[0][1][2][3], [-0.20075807, 0.18656139, 0.41005165], atol=5e-9)
     dA, dW, db = coursera.conv_backward(Z, cache)
     np.testing.assert_allclose([dA.mean(), dW.mean(), db.mean()], [1.45243777754, 1.72699145831, 7.83923256462], atol=5e-12)
 

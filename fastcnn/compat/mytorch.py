@@ -497,7 +497,7 @@ def _adds_up(backward: Callable) -> bool | None:
     targets = [each for target in targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])]
     if any(is_dLdW(target) for target in targets):
         return False
-    grown = [node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign)]
+    grown = [node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add)]
     if any(is_dLdW(target) or (isinstance(target, ast.Subscript) and is_dLdW(target.value)) for target in grown):
         return True
     return False if any(isinstance(target, ast.Subscript) and is_dLdW(target.value) for target in targets) else None

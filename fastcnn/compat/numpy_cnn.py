@@ -58,7 +58,7 @@ def maxpoolBackward(dpool: np.ndarray, orig: np.ndarray, f: int, s: int) -> np.n
     """
     dpool, orig = common("maxpoolBackward", dpool, orig)
     values, indices = max_pool2d(orig, f, s, return_indices=True)
-    if math.isnan(values.sum()) and np.isnan(values).any():
+    if math.isnan(values.max()):
         orig = np.where(np.isnan(orig), -np.inf, orig).astype(orig.dtype, copy=False)
         values, indices = max_pool2d(orig, f, s, return_indices=True)
         if np.isneginf(values).any():
