@@ -1,9 +1,9 @@
 """fastcnn.compat.numpy_cnn against a transcription of the course's semantics: forward and backward, float64, error at most 1e-9."""
 
+import coursework_numpy_cnn as course
 import numpy as np
 import pytest
 
-import coursework_numpy_cnn as course
 from fastcnn.compat import numpy_cnn
 
 TOLERANCE = 1e-9
