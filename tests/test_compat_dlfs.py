@@ -2,10 +2,10 @@
 
 # ruff: noqa: NPY002 (the courses draw from NumPy's global generator)
 
-import coursework_dlfs as course
 import numpy as np
 import pytest
 
+from bench.courses.dlfs import semantics as course
 from fastcnn.compat import dlfs
 
 TOLERANCE = 1e-9

@@ -5,10 +5,10 @@
 import os
 from pathlib import Path
 
-import coursework_lenet as course
 import numpy as np
 import pytest
 
+from bench.courses.lenet import semantics as course
 from fastcnn import datasets
 from fastcnn.compat.lenet_scratch import ActivationLayer, ConvolveLayer, FullyConnectedLayer, LossLayer, MaxpoolLayer
 
