@@ -1,9 +1,9 @@
-"""fastcnn.compat.numpy_cnn against a transcription of the course's semantics: forward and backward, float64, error at most 1e-9."""
+"""fastcnn.compat.numpy_cnn against code in the course's style (bench/courses/numpy_cnn): forward and backward, float64, error at most 1e-9."""
 
 import numpy as np
 import pytest
 
-import coursework_numpy_cnn as course
+from bench.courses.numpy_cnn.CNN import backward, forward
 from fastcnn.compat import numpy_cnn
 
 TOLERANCE = 1e-9
@@ -21,10 +21,10 @@ def close(ours, theirs):
 @pytest.mark.parametrize(("shape", "O", "f", "s"), CONVS)
 def test_convolution(rng, shape, O, f, s):
     image, filt, bias = rng.standard_normal(shape), rng.standard_normal((O, shape[0], f, f)), rng.standard_normal((O, 1))
-    expected = course.convolution(image, filt, bias, s)
+    expected = forward.convolution(image, filt, bias, s)
     close(numpy_cnn.convolution(image, filt, bias, s), expected)
     dconv = rng.standard_normal(expected.shape)
-    for ours, theirs in zip(numpy_cnn.convolutionBackward(dconv, image, filt, s), course.convolution_backward(dconv, image, filt, s), strict=True):
+    for ours, theirs in zip(numpy_cnn.convolutionBackward(dconv, image, filt, s), backward.convolutionBackward(dconv, image, filt, s), strict=True):
         close(ours, theirs)
 
 
@@ -32,17 +32,17 @@ def test_convolution(rng, shape, O, f, s):
 @pytest.mark.parametrize("tied", [False, True])
 def test_maxpool(rng, shape, f, s, tied):
     image = np.round(rng.standard_normal(shape)) if tied else rng.standard_normal(shape)
-    expected = course.maxpool(image, f, s)
+    expected = forward.maxpool(image, f, s)
     close(numpy_cnn.maxpool(image, f, s), expected)
     dpool = rng.standard_normal(expected.shape)
-    close(numpy_cnn.maxpoolBackward(dpool, image, f, s), course.maxpool_backward(dpool, image, f, s))
+    close(numpy_cnn.maxpoolBackward(dpool, image, f, s), backward.maxpoolBackward(dpool, image, f, s))
 
 
 def test_defaults(rng):
     image = rng.standard_normal((2, 6, 6))
-    close(numpy_cnn.maxpool(image), course.maxpool(image, 2, 2))
+    close(numpy_cnn.maxpool(image), forward.maxpool(image, 2, 2))
     filt, bias = rng.standard_normal((3, 2, 3, 3)), np.zeros((3, 1))
-    close(numpy_cnn.convolution(image, filt, bias), course.convolution(image, filt, bias, 1))
+    close(numpy_cnn.convolution(image, filt, bias), forward.convolution(image, filt, bias, 1))
 
 
 @pytest.mark.parametrize(("f", "s"), [(2, 2), (3, 2), (2, 1)])
@@ -50,9 +50,9 @@ def test_a_nan_is_the_maximum_going_forward_and_none_going_back(rng, f, s):
     image = rng.standard_normal((2, 6, 6))
     image[0, 1, 2] = image[1, 0, 0] = np.nan
     out = numpy_cnn.maxpool(image, f, s)
-    np.testing.assert_array_equal(np.isnan(out), np.isnan(course.maxpool(image, f, s)))
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(forward.maxpool(image, f, s)))
     dpool = rng.standard_normal(out.shape)
-    close(numpy_cnn.maxpoolBackward(dpool, image, f, s), course.maxpool_backward(dpool, image, f, s))
+    close(numpy_cnn.maxpoolBackward(dpool, image, f, s), backward.maxpoolBackward(dpool, image, f, s))
     image[0, :f, :f] = np.nan
     with pytest.raises(ValueError, match="All-NaN slice"):
         numpy_cnn.maxpoolBackward(dpool, image, f, s)
@@ -62,7 +62,7 @@ def test_infinities_are_no_nan(rng):
     image = rng.standard_normal((1, 4, 4))
     image[0, 0, 0], image[0, 2:, 2:] = np.inf, -np.inf
     dpool = rng.standard_normal((1, 2, 2))
-    close(numpy_cnn.maxpoolBackward(dpool, image, 2, 2), course.maxpool_backward(dpool, image, 2, 2))
+    close(numpy_cnn.maxpoolBackward(dpool, image, 2, 2), backward.maxpoolBackward(dpool, image, 2, 2))
 
 
 def test_a_batch_is_refused(rng):
@@ -77,6 +77,6 @@ def test_relu_in_place_on_the_output_changes_nothing_else(rng):
     image, filt, bias = rng.standard_normal((1, 8, 8)), rng.standard_normal((2, 1, 3, 3)), rng.standard_normal((2, 1))
     first = numpy_cnn.convolution(image, filt, bias)
     first[first <= 0] = 0
-    close(numpy_cnn.convolution(image, filt, bias), course.convolution(image, filt, bias))
+    close(numpy_cnn.convolution(image, filt, bias), forward.convolution(image, filt, bias))
     filt *= 2
-    close(numpy_cnn.convolution(image, filt, bias), course.convolution(image, filt, bias))
+    close(numpy_cnn.convolution(image, filt, bias), forward.convolution(image, filt, bias))

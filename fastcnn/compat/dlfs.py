@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import functional
 from ..functional import (
     batch_norm,
     batch_norm_backward,
-    fold,
     linear,
     linear_backward,
     max_pool2d,
@@ -33,7 +33,6 @@ from ..functional import (
     pad_backward,
     relu_backward,
     sigmoid_backward,
-    unfold,
 )
 from ..functional import relu as _relu
 from ..functional import sigmoid as _sigmoid
@@ -74,15 +73,15 @@ def im2col(input_data: np.ndarray, filter_h: int, filter_w: int, stride: int = 1
 
     Note the order of the last two, stride then pad: cs231n's im2col_indices has them the other way round.
     """
-    columns = unfold(np.asarray(input_data, np.float64), (filter_h, filter_w), padding=pad, stride=stride)
-    return np.ascontiguousarray(columns.transpose(0, 2, 1)).reshape(-1, columns.shape[1])
+    x = np.asarray(input_data, np.float64)
+    return functional.im2col(x, kernel_size=(filter_h, filter_w), stride=stride, padding=pad, columns="dlfs")
 
 
 def col2im(col: np.ndarray, input_shape: tuple[int, int, int, int], filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> np.ndarray:
     """im2col's rows added up to images again, (N*OH*OW, C*FH*FW) -> input_shape (N,C,H,W); always float64."""
-    N, C, H, W = input_shape
-    columns = np.asarray(col, np.float64).reshape(N, -1, C * filter_h * filter_w).transpose(0, 2, 1)
-    return fold(columns, (H, W), (filter_h, filter_w), padding=pad, stride=stride)
+    rows = np.asarray(col, np.float64).reshape(-1, input_shape[1] * filter_h * filter_w)
+    window = {"kernel_size": (filter_h, filter_w), "stride": stride, "padding": pad}
+    return functional.col2im(rows, input_shape=tuple(input_shape), **window, columns="dlfs")
 
 
 # --- DeZero (the third book): dezero/functions_conv.py ------------------------------------------------------------------------------
@@ -91,25 +90,24 @@ def col2im(col: np.ndarray, input_shape: tuple[int, int, int, int], filter_h: in
 def im2col_array(img: np.ndarray, kernel_size: Any, stride: Any, pad: Any, to_matrix: bool = True) -> np.ndarray:
     """DeZero's: (N,C,H,W) -> (N*OH*OW, C*KH*KW), or (N,C,KH,KW,OH,OW) if not to_matrix; keeps the dtype; options are ints or pairs."""
     (img,) = common("im2col_array", img)
-    KH, KW, OH, OW = _dezero_sizes(img.shape, kernel_size, stride, pad)
-    columns = unfold(img, kernel_size, padding=pad, stride=stride)
-    if not to_matrix:
-        return columns.reshape(*img.shape[:2], KH, KW, OH, OW)
-    return np.ascontiguousarray(columns.transpose(0, 2, 1)).reshape(-1, columns.shape[1])
+    window = {"kernel_size": kernel_size, "stride": stride, "padding": pad}
+    if to_matrix:
+        return functional.im2col(img, **window, columns="dlfs")
+    return functional.im2col(img, **window, columns="torch").reshape(*img.shape[:2], *_dezero_sizes(img.shape, **window))
 
 
 def col2im_array(col: np.ndarray, img_shape: tuple[int, int, int, int], kernel_size: Any, stride: Any, pad: Any, to_matrix: bool = True) -> np.ndarray:
     """DeZero's inverse: either form of im2col_array added up to img_shape (N,C,H,W); keeps the dtype."""
     (col,) = common("col2im_array", col)
-    N, C, H, W = img_shape
-    KH, KW, OH, OW = _dezero_sizes(img_shape, kernel_size, stride, pad)
-    if to_matrix:
-        col = col.reshape(N, OH * OW, C * KH * KW).transpose(0, 2, 1)
-    return fold(col.reshape(N, C * KH * KW, OH * OW), (H, W), (KH, KW), padding=pad, stride=stride)
+    window = {"kernel_size": kernel_size, "stride": stride, "padding": pad}
+    if not to_matrix:
+        KH, KW, OH, OW = _dezero_sizes(img_shape, **window)
+        col = col.reshape(img_shape[0], img_shape[1] * KH * KW, OH * OW)
+    return functional.col2im(col, input_shape=tuple(img_shape), **window, columns="dlfs" if to_matrix else "torch")
 
 
-def _dezero_sizes(shape: tuple[int, ...], kernel_size: Any, stride: Any, pad: Any) -> tuple[int, int, int, int]:
-    (KH, KW), (SH, SW), (PH, PW) = (value if isinstance(value, tuple) else (value, value) for value in (kernel_size, stride, pad))
+def _dezero_sizes(shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any) -> tuple[int, int, int, int]:
+    (KH, KW), (SH, SW), (PH, PW) = (value if isinstance(value, tuple) else (value, value) for value in (kernel_size, stride, padding))
     return KH, KW, (shape[2] + 2 * PH - KH) // SH + 1, (shape[3] + 2 * PW - KW) // SW + 1
 
 

@@ -6,7 +6,8 @@ or import the classes from here. Images are NCHW, filters (n_filter, depth, f, f
 
 backward_prop rebinds W, b and their velocities v_W, v_b, as the course does: velocity = momentum*velocity - learning_rate*gradient, weight = weight +
 velocity. It is right for any stride and padding, and then returns the gradient of the unpadded input (the course's is right for stride 1 without padding
-only). need_dx = False on a layer makes it return None: the first layer's gradient is used by nobody. MaxpoolLayer floors odd sizes (the course's fails on them).
+only). need_dx = False on a layer makes it return None: the first layer's gradient is used by nobody. MaxpoolLayer floors odd sizes (the course's fails
+on them).
 
 Ties are the rule here, not the exception: on MNIST more than half of the first pooling's windows are constant background. Identical patches give identical
 bits, so they tie exactly as they do in NumPy.

@@ -32,7 +32,6 @@ from ..functional import (
     conv_transpose2d_backward,
     max_pool2d,
     max_pool2d_backward,
-    pad,
 )
 from ._arrays import common, conv2d, conv2d_backward
 from ._install import Choose, Course, Installation
@@ -141,19 +140,20 @@ def _pair(A: np.ndarray, value: int, along: int) -> tuple[int, int]:
     return (along, value) if A.ndim == 3 else (value, value)
 
 
-def _forward(A: np.ndarray, layer: Any, stride: int) -> np.ndarray:
-    """Z of the stride-1 layer's weights at this stride, no padding; keeps A in the layer."""
+def _forward(A: np.ndarray, layer: Any, stride: int, padding: int = 0) -> np.ndarray:
+    """Z of the stride-1 layer's weights at this stride and padding; keeps A in the layer."""
     layer.A = A
     op = type(layer).__name__
     x, W, b = common(op, A, layer.W, layer.b)
-    check_tiling(op, _rows(x).shape[2:], _rows(W).shape[2:], _pair(x, stride, 1))
-    return _like(x, conv2d(_rows(x), _rows(W), b, _pair(x, stride, 1), 0))
+    strides, paddings = _pair(x, stride, 1), _pair(x, padding, 0)
+    check_tiling(op, _rows(x).shape[2:], _rows(W).shape[2:], strides, paddings)
+    return _like(x, conv2d(_rows(x), _rows(W), b, strides, paddings))
 
 
-def _backward(dLdZ: np.ndarray, layer: Any, stride: int, accumulate: bool) -> np.ndarray:
+def _backward(dLdZ: np.ndarray, layer: Any, stride: int, accumulate: bool, padding: int = 0) -> np.ndarray:
     """dLdA of _forward, and the gradients of its weights into the layer."""
     g, x, W = common(f"{type(layer).__name__}.backward", dLdZ, layer.A, layer.W)
-    dLdA, dLdW, dLdb = conv2d_backward(_rows(g), _rows(x), _rows(W), layer.b, _pair(x, stride, 1), 0)
+    dLdA, dLdW, dLdb = conv2d_backward(_rows(g), _rows(x), _rows(W), layer.b, _pair(x, stride, 1), _pair(x, padding, 0))
     _hand_over(layer, _like(W, dLdW), dLdb, accumulate)
     return _like(x, dLdA)
 
@@ -164,15 +164,6 @@ def _hand_over(layer: Any, dLdW: np.ndarray, dLdb: np.ndarray, accumulate: bool)
         layer.dLdb = layer.dLdb + dLdb
     else:
         layer.dLdW, layer.dLdb = dLdW, dLdb
-
-
-def _padded(A: np.ndarray, width: int) -> np.ndarray:
-    (A,) = common("pad", A)
-    return pad(A, (width,) * (2 * (A.ndim - 2))) if width else A
-
-
-def _unpadded(A: np.ndarray, width: int) -> np.ndarray:
-    return np.ascontiguousarray(A[(..., *[slice(width, -width)] * (A.ndim - 2))]) if width else A
 
 
 class _ConvStride1:
@@ -239,11 +230,11 @@ class Conv1d:
 
     def forward(self, A: np.ndarray) -> np.ndarray:
         """(N, in_channels, n) -> (N, out_channels, (n + 2*padding - kernel_size)//stride + 1)."""
-        return _forward(_padded(A, self.pad), self.conv1d_stride1, self.stride)
+        return _forward(A, self.conv1d_stride1, self.stride, self.pad)
 
     def backward(self, dLdZ: np.ndarray) -> np.ndarray:
         """dLdA in A's shape; adds to the stride-1 layer's dLdW and dLdb."""
-        return _unpadded(_backward(dLdZ, self.conv1d_stride1, self.stride, True), self.pad)
+        return _backward(dLdZ, self.conv1d_stride1, self.stride, True, self.pad)
 
 
 class Conv2d:
@@ -266,11 +257,11 @@ class Conv2d:
 
     def forward(self, A: np.ndarray) -> np.ndarray:
         """(N, in_channels, H, W) -> (N, out_channels, (H + 2*padding - kernel_size)//stride + 1, likewise W)."""
-        return _forward(_padded(A, self.pad), self.conv2d_stride1, self.stride)
+        return _forward(A, self.conv2d_stride1, self.stride, self.pad)
 
     def backward(self, dLdZ: np.ndarray) -> np.ndarray:
         """dLdA in A's shape; adds to the stride-1 layer's dLdW and dLdb."""
-        return _unpadded(_backward(dLdZ, self.conv2d_stride1, self.stride, True), self.pad)
+        return _backward(dLdZ, self.conv2d_stride1, self.stride, True, self.pad)
 
 
 # --- transposed convolution -------------------------------------------------------------------------------------------------------
@@ -497,7 +488,7 @@ def _adds_up(backward: Callable) -> bool | None:
     targets = [each for target in targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])]
     if any(is_dLdW(target) for target in targets):
         return False
-    grown = [node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign)]
+    grown = [node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add)]
     if any(is_dLdW(target) or (isinstance(target, ast.Subscript) and is_dLdW(target.value)) for target in grown):
         return True
     return False if any(isinstance(target, ast.Subscript) and is_dLdW(target.value) for target in targets) else None

@@ -57,15 +57,17 @@ def maxpoolBackward(dpool: np.ndarray, orig: np.ndarray, f: int, s: int) -> np.n
     assigned, not added: where windows overlap (f > s), a later one overwrites what an earlier one left at the same place.
     """
     dpool, orig = common("maxpoolBackward", dpool, orig)
-    values, indices = max_pool2d(orig, f, s, return_indices=True)
-    if math.isnan(values.sum()) and np.isnan(values).any():
-        orig = np.where(np.isnan(orig), -np.inf, orig).astype(orig.dtype, copy=False)
-        values, indices = max_pool2d(orig, f, s, return_indices=True)
-        if np.isneginf(values).any():
-            raise ValueError("maxpoolBackward: All-NaN slice encountered")
-    if f <= s:
-        return max_pool2d_backward(dpool, orig, f, s, indices=indices)
-    return max_pool2d_backward(dpool, orig, f, s, accumulate=False)
+    if orig.size and math.isnan(orig.max()):
+        orig = _without_nan(orig, f, s)
+    return max_pool2d_backward(dpool, orig, f, s, accumulate=f <= s)
+
+
+def _without_nan(orig: np.ndarray, f: int, s: int) -> np.ndarray:
+    """NaN turned into -inf; ValueError if that leaves a window with nothing."""
+    nowhere = np.isnan(orig)
+    if not max_pool2d(np.where(nowhere, 0.0, 1.0), f, s).all():
+        raise ValueError("maxpoolBackward: All-NaN slice encountered")
+    return np.where(nowhere, -np.inf, orig).astype(orig.dtype, copy=False)
 
 
 _CONVOLUTION = {"convolution": convolution, "maxpool": maxpool}

@@ -1,4 +1,5 @@
-"""The LeNet-from-scratch coursework: layers that update themselves in backward_prop. What they compute, in plain NumPy, from its description."""
+"""What the layers of LeNet from scratch compute, for any stride and padding, in plain NumPy, written from the description of their interface: the oracle of
+the tests of fastcnn.compat.lenet_scratch."""
 
 import numpy as np
 

@@ -1,7 +1,5 @@
-"""Deep Learning from Scratch (O'Reilly Japan), common/util.py and common/layers.py: what they compute, written down again in plain loops.
-
-Written from the description of the interface (signatures, layouts, quirks), one statement per formula; slow on purpose. All float64.
-"""
+"""What common/util.py and common/layers.py compute, in plain loops, one statement per formula, written from the description of the course's interface
+(signatures, layouts, quirks): the oracle of the tests of fastcnn.compat.dlfs, and the naive code of the benchmark. All float64."""
 
 import numpy as np
 

@@ -1,7 +1,5 @@
-"""mytorch, the library that CMU 11-785 students write (homework 2 part 1): what its layers compute, in plain loops.
-
-Written from the description of the interface: stride-1 layers first, the strided ones are those followed by a downsampling; NCHW and NCW.
-"""
+"""What the layers of CMU 11-785's mytorch compute, one- and two-dimensional, in plain loops, written from the description of their interface: the oracle of
+the tests of fastcnn.compat.mytorch. Stride-1 layers first; the strided ones are those followed by a downsampling. NCHW and NCW."""
 
 import numpy as np
 
