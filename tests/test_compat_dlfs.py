@@ -253,3 +253,51 @@ def test_a_small_network_learns_the_same(rng):
         assert abs(loss - expected) < TOLERANCE
         for name in W:
             close(ours[name], theirs[name])
+
+
+def _formula(name, p, g, state, t):
+    """(p, state) after step t of the book's optimizers."""
+    if name == "SGD":
+        return p - 0.1 * g, state
+    if name == "Momentum":
+        v = 0.9 * state[0] - 0.1 * g
+        return p + v, (v, 0)
+    if name in ("AdaGrad", "RMSprop"):
+        h = state[0] + g**2 if name == "AdaGrad" else 0.99 * state[0] + 0.01 * g**2
+        return p - 0.1 * g / (np.sqrt(h) + 1e-7), (h, 0)
+    m, v = 0.9 * state[0] + 0.1 * g, 0.999 * state[1] + 0.001 * g**2
+    return p - 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-7), (m, v)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Momentum", "AdaGrad", "RMSprop", "Adam"])
+def test_optimizers_change_the_dictionary_in_place(rng, name):
+    params = {"W1": rng.standard_normal((5, 4)), "b1": rng.standard_normal(4), "W2": np.asfortranarray(rng.standard_normal((4, 3)))}
+    arrays, expected, state = dict(params), {k: v.copy() for k, v in params.items()}, {k: (0, 0) for k in params}
+    optimizer = getattr(dlfs, name)(lr=0.1)
+    for t in range(1, 6):
+        grads = {k: rng.standard_normal(v.shape) * (t != 3) for k, v in params.items()}
+        before = {k: v.copy() for k, v in grads.items()}
+        optimizer.update(params, grads)
+        for k in params:
+            expected[k], state[k] = _formula(name, expected[k], grads[k], state[k], t)
+            assert params[k] is arrays[k]
+            close(params[k], expected[k])
+            np.testing.assert_array_equal(grads[k], before[k])
+
+
+def test_optimizers_name_what_does_not_fit(rng):
+    with pytest.raises(ValueError, match=r"Adam: grads\['W'\] has shape \(3,\) but params\['W'\] has \(4,\)"):
+        dlfs.Adam().update({"W": np.zeros(4)}, {"W": np.zeros(3)})
+    with pytest.raises(TypeError, match=r"SGD: params\['W'\] must be a float32 or float64 array, got int64"):
+        dlfs.SGD().update({"W": np.zeros(4, np.int64)}, {"W": np.zeros(4)})
+    frozen = np.zeros(4)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        dlfs.Adam().update({"W": frozen}, {"W": np.zeros(4)})
+
+
+def test_a_float32_parameter_takes_a_float64_gradient(rng):
+    params = {"W": np.ones(3, np.float32)}
+    dlfs.Adam(lr=0.5).update(params, {"W": np.ones(3)})
+    assert params["W"].dtype == np.float32
+    np.testing.assert_allclose(params["W"], 0.5, rtol=1e-5)

@@ -1,18 +1,6 @@
-"""Deep Learning from Scratch (O'Reilly Japan, "Zero kara tsukuru Deep Learning"): the names of common/util.py and common/layers.py, and two of DeZero's.
+"""common/layers.py.
 
-    import fastcnn.compat.dlfs; fastcnn.compat.dlfs.install()      # before or after `from common.layers import *`
-
-or `from fastcnn.compat.dlfs import *` in place of `from common.layers import *`. Images are (N, C, H, W), filters (O, C, FH, FW), biases (O,).
-
-Signatures, attributes and results are the course's, with these differences, none of which its own code can see:
-
-- the layers compute in np.result_type of their arrays: float64 with the course's float64 weights, float32 if images and weights are float32 (the
-  course computes that in float64 by accident). im2col and col2im give float64 always, as the course's do.
-- no gradient is written into its argument: the course's Relu.backward overwrites dout, this one returns a new array.
-- Pooling with pad > 0 counts the padding in its output size (the course's fails in reshape); the border is made of zeros, which can win, as there.
-- need_dx = False on a layer with weights makes backward return None and skip the gradient that nobody uses (the first layer's).
-
-Weights are read at every call, never cached: the course's optimizers change them in place.
+The methods also serve the course's own classes (install), so they use nothing of self but what the course's constructors set, and what they set themselves.
 """
 
 from __future__ import annotations
@@ -21,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import functional
-from ..functional import (
+from ...functional import (
     batch_norm,
     batch_norm_backward,
     linear,
@@ -34,116 +21,12 @@ from ..functional import (
     relu_backward,
     sigmoid_backward,
 )
-from ..functional import relu as _relu
-from ..functional import sigmoid as _sigmoid
-from ..functional import softmax as _softmax
-from ._arrays import common, conv2d, conv2d_backward
-from ._install import Course, Installation
-from ._install import install as _install
-from ._install import uninstall as _uninstall
-from ._windows import check_tiling
-
-__all__ = [
-    "Affine",
-    "BatchNormalization",
-    "Convolution",
-    "Dropout",
-    "Pooling",
-    "Relu",
-    "Sigmoid",
-    "SoftmaxWithLoss",
-    "col2im",
-    "cross_entropy_error",
-    "im2col",
-    "install",
-    "relu",
-    "sigmoid",
-    "softmax",
-    "uninstall",
-]
+from .._arrays import common, conv2d, conv2d_backward
+from .._windows import check_tiling
+from .functions import cross_entropy_error, relu, sigmoid, softmax
+from .util import im2col
 
 _EPS = 10e-7  # the course's BatchNormalization: 10e-7, not 1e-7
-
-
-# --- common/util.py ---------------------------------------------------------------------------------------------------------------
-
-
-def im2col(input_data: np.ndarray, filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> np.ndarray:
-    """Windows as rows, (N,C,H,W) -> (N*OH*OW, C*FH*FW): rows ordered n, oh, ow, columns c, fh, fw; always float64.
-
-    Note the order of the last two, stride then pad: cs231n's im2col_indices has them the other way round.
-    """
-    x = np.asarray(input_data, np.float64)
-    return functional.im2col(x, kernel_size=(filter_h, filter_w), stride=stride, padding=pad, columns="dlfs")
-
-
-def col2im(col: np.ndarray, input_shape: tuple[int, int, int, int], filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> np.ndarray:
-    """im2col's rows added up to images again, (N*OH*OW, C*FH*FW) -> input_shape (N,C,H,W); always float64."""
-    rows = np.asarray(col, np.float64).reshape(-1, input_shape[1] * filter_h * filter_w)
-    window = {"kernel_size": (filter_h, filter_w), "stride": stride, "padding": pad}
-    return functional.col2im(rows, input_shape=tuple(input_shape), **window, columns="dlfs")
-
-
-# --- DeZero (the third book): dezero/functions_conv.py ------------------------------------------------------------------------------
-
-
-def im2col_array(img: np.ndarray, kernel_size: Any, stride: Any, pad: Any, to_matrix: bool = True) -> np.ndarray:
-    """DeZero's: (N,C,H,W) -> (N*OH*OW, C*KH*KW), or (N,C,KH,KW,OH,OW) if not to_matrix; keeps the dtype; options are ints or pairs."""
-    (img,) = common("im2col_array", img)
-    window = {"kernel_size": kernel_size, "stride": stride, "padding": pad}
-    if to_matrix:
-        return functional.im2col(img, **window, columns="dlfs")
-    return functional.im2col(img, **window, columns="torch").reshape(*img.shape[:2], *_dezero_sizes(img.shape, **window))
-
-
-def col2im_array(col: np.ndarray, img_shape: tuple[int, int, int, int], kernel_size: Any, stride: Any, pad: Any, to_matrix: bool = True) -> np.ndarray:
-    """DeZero's inverse: either form of im2col_array added up to img_shape (N,C,H,W); keeps the dtype."""
-    (col,) = common("col2im_array", col)
-    window = {"kernel_size": kernel_size, "stride": stride, "padding": pad}
-    if not to_matrix:
-        KH, KW, OH, OW = _dezero_sizes(img_shape, **window)
-        col = col.reshape(img_shape[0], img_shape[1] * KH * KW, OH * OW)
-    return functional.col2im(col, input_shape=tuple(img_shape), **window, columns="dlfs" if to_matrix else "torch")
-
-
-def _dezero_sizes(shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any) -> tuple[int, int, int, int]:
-    (KH, KW), (SH, SW), (PH, PW) = (value if isinstance(value, tuple) else (value, value) for value in (kernel_size, stride, padding))
-    return KH, KW, (shape[2] + 2 * PH - KH) // SH + 1, (shape[3] + 2 * PW - KW) // SW + 1
-
-
-# --- common/functions.py ----------------------------------------------------------------------------------------------------------
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1/(1 + exp(-x))."""
-    return _sigmoid(*common("sigmoid", x))
-
-
-def relu(x: np.ndarray) -> np.ndarray:
-    """max(0, x)."""
-    return _relu(*common("relu", x))
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    """exp(x)/sum(exp(x)) along the last axis, shifted by the maximum."""
-    return _softmax(*common("softmax", x), -1)
-
-
-def cross_entropy_error(y: np.ndarray, t: np.ndarray) -> np.floating:
-    """Mean over the batch of -log(y + 1e-7) at the right class; t holds labels (N,) or one-hot rows (N, K), of which the largest counts.
-
-    A single image may come without the batch axis.
-    """
-    y, t = np.asarray(y), np.asarray(t)
-    if y.ndim == 1:
-        t, y = t.reshape(1, t.size), y.reshape(1, y.size)
-    if t.size == y.size:
-        t = t.argmax(axis=1)
-    return -np.sum(np.log(y[np.arange(len(y)), t] + 1e-7)) / len(y)
-
-
-# --- common/layers.py -------------------------------------------------------------------------------------------------------------
-# The methods also serve the course's own classes (install), so they use nothing of self but what the course's constructors set, and what they set themselves.
 
 
 def _need_dx(layer: Any) -> bool:
@@ -164,7 +47,7 @@ class Relu:
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The same shape."""
         (self.x,) = common("Relu", x)
-        return _relu(self.x)
+        return relu(self.x)
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """A new array; dout is left as it is."""
@@ -396,29 +279,3 @@ def _bordered(x: np.ndarray, width: int) -> np.ndarray:
     """x within a border of zeros."""
     (x,) = common("Pooling", x)
     return pad(x, (width,) * 4) if width else x
-
-
-def _methods(*classes: type) -> dict[str, dict[str, Any]]:
-    return {f"common.layers:{kind.__name__}": {name: vars(kind)[name] for name in ("forward", "backward")} for kind in classes}
-
-
-COURSE = Course(
-    name="dlfs",
-    title="Deep Learning from Scratch",
-    names={
-        "common.util": {"im2col": im2col, "col2im": col2im},
-        "common.functions": {"sigmoid": sigmoid, "relu": relu, "softmax": softmax, "cross_entropy_error": cross_entropy_error},
-        "dezero.functions_conv": {"im2col_array": im2col_array, "col2im_array": col2im_array},
-    },
-    methods=_methods(Affine, BatchNormalization, Convolution, Pooling, Relu, Sigmoid, SoftmaxWithLoss),
-)
-
-
-def install() -> Installation:
-    """Put these functions, and these methods into the course's own classes, in place of the course's, before or after it is imported."""
-    return _install(COURSE)
-
-
-def uninstall() -> None:
-    """Everything as it was."""
-    _uninstall(COURSE)
