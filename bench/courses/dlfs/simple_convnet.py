@@ -1,14 +1,16 @@
-"""conv - relu - pool - affine - relu - affine - softmax, as in the book's chapter 7, and one step of its trainer."""
+"""conv - relu - pool - affine - relu - affine - softmax, as in the book's chapter 7, and one step of its trainer.
+
+kit is the module with the layers: the course's, or what stands in for it.
+"""
 
 import numpy as np
 
-from .common.layers import Affine, Convolution, Pooling, Relu, SoftmaxWithLoss
-from .common.optimizer import Adam
+from .common import layers, optimizer
 
 
 class SimpleConvNet:
-    def __init__(self, input_dim=(1, 28, 28), filters=30, size=5, hidden=100, classes=10, std=0.01, seed=0):
-        rng = np.random.default_rng(seed)
+    def __init__(self, kit=layers, input_dim=(1, 28, 28), filters=30, size=5, hidden=100, classes=10, std=0.01):
+        rng = np.random.default_rng(0)
         pooled = filters * ((input_dim[1] - size + 1) // 2) ** 2
         self.params = {
             "W1": std * rng.standard_normal((filters, input_dim[0], size, size)),
@@ -19,8 +21,9 @@ class SimpleConvNet:
             "b3": np.zeros(classes),
         }
         p = self.params
-        self.layers = [Convolution(p["W1"], p["b1"]), Relu(), Pooling(2, 2, 2), Affine(p["W2"], p["b2"]), Relu(), Affine(p["W3"], p["b3"])]
-        self.last = SoftmaxWithLoss()
+        self.layers = [kit.Convolution(p["W1"], p["b1"]), kit.Relu(), kit.Pooling(2, 2, 2)]
+        self.layers += [kit.Affine(p["W2"], p["b2"]), kit.Relu(), kit.Affine(p["W3"], p["b3"])]
+        self.last = kit.SoftmaxWithLoss()
 
     def loss(self, x, t):
         for layer in self.layers:
@@ -39,8 +42,8 @@ class SimpleConvNet:
 class Trainer:
     """One step: the gradient, the update, and the loss by a second forward pass."""
 
-    def __init__(self, network):
-        self.network, self.optimizer = network, Adam()
+    def __init__(self, network, kit=optimizer):
+        self.network, self.optimizer = network, kit.Adam()
 
     def step(self, x, t):
         self.optimizer.update(self.network.params, self.network.gradient(x, t))

@@ -1,4 +1,6 @@
-"""LeNet-5 of these layers, and one step of its training."""
+"""LeNet-5 of these layers, and one step of its training. kit is a namespace with the layers: the course's, or what stands in for them."""
+
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -7,12 +9,17 @@ from .utils.FullyConnectedLayer import FullyConnectedLayer
 from .utils.helper import ReLU, d_ReLU
 from .utils.MaxpoolLayer import MaxpoolLayer
 
+COURSE = SimpleNamespace(ConvolveLayer=ConvolveLayer, FullyConnectedLayer=FullyConnectedLayer, MaxpoolLayer=MaxpoolLayer)
+
 
 class LeNet5:
-    def __init__(self):
-        self.convs = [ConvolveLayer((6, 1, 5, 5)), ConvolveLayer((16, 6, 5, 5)), ConvolveLayer((120, 16, 5, 5))]
-        self.pools = [MaxpoolLayer(2), MaxpoolLayer(2)]
-        self.dense = [FullyConnectedLayer((120, 84)), FullyConnectedLayer((84, 10))]
+    def __init__(self, kit=COURSE):
+        self.convs = [kit.ConvolveLayer((6, 1, 5, 5)), kit.ConvolveLayer((16, 6, 5, 5)), kit.ConvolveLayer((120, 16, 5, 5))]
+        self.pools = [kit.MaxpoolLayer(2), kit.MaxpoolLayer(2)]
+        self.dense = [kit.FullyConnectedLayer((120, 84)), kit.FullyConnectedLayer((84, 10))]
+        rng = np.random.default_rng(0)
+        for layer in (*self.convs, *self.dense):
+            layer.W = rng.uniform(-0.1, 0.1, layer.W.shape)
 
     def step(self, images, labels, lr):
         """The loss, summed; weights updated."""

@@ -10,7 +10,7 @@ class ConvolveLayer:
         self.n_filter, self.depth, self.filtersize, _ = kernel_shape
         self.stride, self.pad = stride, pad
         bound = 2.4 / (self.depth * self.filtersize**2)
-        self.W = np.random.default_rng(0).uniform(-bound, bound, kernel_shape)
+        self.W = np.random.default_rng().uniform(-bound, bound, kernel_shape)
         self.b = np.ones((1, self.n_filter, 1, 1)) * 0.01
         self.v_W, self.v_b = np.zeros(self.W.shape), np.zeros(self.b.shape)
 

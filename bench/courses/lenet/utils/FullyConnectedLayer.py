@@ -7,7 +7,7 @@ from .helper import update
 
 class FullyConnectedLayer:
     def __init__(self, weight_shape):
-        self.W = np.random.default_rng(0).normal(0, 0.1, weight_shape)
+        self.W = np.random.default_rng().normal(0, 0.1, weight_shape)
         self.b = np.ones(weight_shape[-1]) * 0.01
         self.v_W, self.v_b = np.zeros(self.W.shape), np.zeros(self.b.shape)
 
