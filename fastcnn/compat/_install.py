@@ -71,6 +71,11 @@ class Installation:
     left: list[tuple[str, str]] = field(default_factory=list)
 
     @property
+    def replaced_in_modules(self) -> list[str]:
+        """replaced, without the stand-ins, which are there whether anybody imports them or not."""
+        return [name for name in self.replaced if not any(_matches(name.rpartition(".")[0], key) for key in self.course.provides)]
+
+    @property
     def waiting(self) -> list[str]:
         return [key for key in self.course.modules() if not any(_matches(name, key) for name in list(sys.modules))]
 
@@ -100,6 +105,12 @@ def uninstall(course: Course) -> None:
 def installed() -> list[Installation]:
     """Of every course that is installed."""
     return [active.report for active in _active.values()]
+
+
+def defined(module: types.ModuleType) -> None:
+    """Look again at a module that has defined something since: a script that is still running."""
+    for active in _active.values():
+        active.change(module)
 
 
 def _matches(module: str, key: str) -> bool:
@@ -236,8 +247,13 @@ class _Active:
         for group in self.course.together:
             left = [name for name in group if name in reasons]
             for name in group if left else ():
-                if chosen.pop(name, None) is not None:
-                    reasons[name] = f"{left[0]}, which belongs to it, was left"
+                held = self.changes.get((id(holder), name))
+                if name not in chosen and held is not None and vars(holder).get(name) is held[3]:  # in a running script it came first
+                    _restore(holder, name, held[2])
+                    self.report.replaced.remove(f"{shown}.{name}")
+                elif chosen.pop(name, None) is None:
+                    continue
+                reasons[name] = f"{left[0]}, which belongs to it, was left"
         for name, value in chosen.items():
             self.set(holder, name, self.placed(value))
             self.report.replaced.append(f"{shown}.{name}")
