@@ -17,6 +17,7 @@ COMMANDS = {
     "overhead": "import time and the cost of a call without arithmetic",
     "data": "images per second of the data path, and the share of a LeNet epoch that waits for it",
     "memory": "memory that a training step of the recipes needs",
+    "coursework": "code in the style of the courses of fastcnn.compat, as it is and on fastcnn",
     "readme": "fill the tables of bench/README.md from bench/results/*.json",
 }
 
@@ -42,13 +43,15 @@ def parser(command: str) -> argparse.ArgumentParser:
         made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: all)")
     if command in ("step", "layers", "inference"):
         made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
+    if command == "coursework":
+        made.add_argument("courses", nargs="*", metavar="COURSE", help="folders of bench/courses (default: all)")
     if command == "data":
         made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
         made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
         made.add_argument("--batch", type=_positive, default=64, help="images per step (default 64)")
     if command != "roofline":
         made.add_argument("--backend", default="cpu", help="the backend of ours that is measured (default cpu)")
-    if command not in ("roofline", "data"):
+    if command not in ("roofline", "data", "coursework"):
         made.add_argument("--peers", default="auto", help="auto (what is installed), none, or a list of torch,reference")
     made.add_argument("--threads", type=_positive, default=environment.usable_cpus(), help="workers of each library (default: all CPUs)")
     made.add_argument("--repeats", type=_positive, help=f"timed turns of each library (default {REPEATS})")
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(command: str, args: argparse.Namespace) -> dict:
     """Run the command; only the modules that it needs are imported."""
-    from bench import convs, data, memory, overhead, peers, roofline, steps
+    from bench import convs, coursework, data, memory, overhead, peers, roofline, steps
 
     backend = getattr(args, "backend", "cpu")
     peers.check_backend(backend)
@@ -97,6 +100,8 @@ def _measure(command: str, args: argparse.Namespace) -> dict:
     if command == "data":
         images = args.images or (data.SHORT_IMAGES if args.short else data.IMAGES)
         return data.run(data.Settings(args.batch, images, args.data_dir, backend, args.threads, args.repeats), header)
+    if command == "coursework":
+        return coursework.run(coursework.Settings(args.courses, backend, args.threads, args.repeats), header)
     if command == "memory":
         return memory.run(backend, args.peers, args.recipes, args.threads, header)
     if command in ("step", "layers", "inference"):
