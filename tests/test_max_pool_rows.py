@@ -1,4 +1,4 @@
-"""2x2 windows side by side in planes, the case that has a kernel of its own: every width around the vectors', every instruction set, ties, NaN and infinities."""
+"""2x2 windows side by side in planes, which have a kernel of their own: widths around the vectors, every instruction set, ties, NaN, infinities."""
 
 import numpy as np
 import pytest
