@@ -64,7 +64,7 @@ def test_deep_learning_from_scratch_by_way_of_the_parent_folder(tmp_path):
         "c = Convolution(np.ones((2, 1, 3, 3)), np.zeros(2))\nprint(c.forward(np.ones((1, 1, 4, 4))).sum(), Convolution.forward.__module__)\n"
     )
     done = run(tmp_path / "ch07", "script.py")
-    assert done.stdout.split() == ["72.0", "fastcnn.compat.dlfs"], done.stderr
+    assert done.stdout.split() == ["72.0", "fastcnn.compat.dlfs.layers"], done.stderr
     assert "names of common.layers run on fastcnn" in done.stderr
     quiet = run(tmp_path / "ch07", "script.py", options=["--quiet", "--course", "dlfs", "--threads", "1"])
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, done.stdout, "")

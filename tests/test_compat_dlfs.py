@@ -2,6 +2,8 @@
 
 # ruff: noqa: NPY002 (the courses draw from NumPy's global generator)
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -301,3 +303,51 @@ def test_a_float32_parameter_takes_a_float64_gradient(rng):
     dlfs.Adam(lr=0.5).update(params, {"W": np.ones(3)})
     assert params["W"].dtype == np.float32
     np.testing.assert_allclose(params["W"], 0.5, rtol=1e-5)
+
+
+SECOND_BOOK = {
+    "layers": """
+class Affine:
+    def __init__(self, W, b):
+        self.params, self.grads, self.x = [W, b], [W * 0, b * 0], None
+    def forward(self, x):
+        W, b = self.params
+        self.x = x
+        return x @ W + b
+    def backward(self, dout):
+        self.grads[0][...] = self.x.T @ dout
+        return dout @ self.params[0].T
+""",
+    "optimizer": """
+class Adam:
+    def __init__(self, lr=0.001, beta1=0.9, beta2=0.999):
+        self.lr, self.beta1, self.beta2, self.iter, self.m, self.v = lr, beta1, beta2, 0, None, None
+    def update(self, params, grads):
+        raise AssertionError("slow")
+""",
+}
+
+
+def test_the_second_books_layers_are_left_and_its_optimizers_taken(rng, tmp_path, monkeypatch):
+    """Its Affine has the same name, place and arguments, but keeps its weights in a list; its optimizers update lists."""
+    (tmp_path / "book2" / "common").mkdir(parents=True)
+    for name, text in {"book2/__init__": "", "book2/common/__init__": "", **{f"book2/common/{k}": v for k, v in SECOND_BOOK.items()}}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        report = dlfs.install()
+        from book2.common import layers, optimizer  # noqa: PLC0415
+
+        assert dict(report.left).keys() == {"book2.common.layers.Affine.forward", "book2.common.layers.Affine.backward"}
+        x, W, b = rng.standard_normal((4, 5)), rng.standard_normal((5, 3)), rng.standard_normal(3)
+        np.testing.assert_array_equal(layers.Affine(W, b).forward(x), x @ W + b)
+        params, grads = [W.copy(), b.copy()], [rng.standard_normal((5, 3)), rng.standard_normal(3)]
+        adam = optimizer.Adam(lr=0.1)
+        adam.update(params, grads)
+        assert type(adam.m) is list
+        for param, before, grad in zip(params, (W, b), grads, strict=True):
+            close(param, _formula("Adam", before, grad, (0, 0), 1)[0])
+    finally:
+        dlfs.uninstall()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "book2"]:
+            del sys.modules[name]

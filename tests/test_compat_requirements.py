@@ -418,7 +418,7 @@ PACKAGES = {
         "def col2im(col, input_shape, filter_h, filter_w, stride=1, pad=0):\n    raise AssertionError('slow')\n",
         "common/layers.py": "from common.util import im2col, col2im\n"
         "class Convolution:\n    def __init__(self, W, b, stride=1, pad=0):\n"
-        "        self.W, self.b, self.stride, self.pad, self.col = W, b, stride, pad, None\n"
+        "        self.W, self.b, self.stride, self.pad = W, b, stride, pad\n        self.col = self.dW = self.db = None\n"
         "    def forward(self, x):\n        return im2col(x, 3, 3)\n    def backward(self, dout):\n        raise AssertionError('slow')\n"
         "class Pooling:\n    def __init__(self, pool_h, pool_w, stride=1, pad=0):\n"
         "        self.pool_h, self.pool_w, self.stride, self.pad = pool_h, pool_w, stride, pad\n"

@@ -25,6 +25,7 @@ from ._arrays import common, conv2d, conv2d_backward
 from ._install import Course, Installation
 from ._install import install as _install
 from ._install import uninstall as _uninstall
+from ._methods import pair
 from ._windows import check_tiling
 
 __all__ = [
@@ -181,21 +182,18 @@ class LossLayer:
         return d
 
 
-def _methods(kind: type) -> dict[str, Any]:
-    return {name: vars(kind)[name] for name in ("forward_prop", "backward_prop")}
-
+_NAMES = "forward_prop", "backward_prop"
+_LAYERS = {
+    "ConvolveLayer": pair(ConvolveLayer, ("W", "b", "stride", "pad"), ("W", "b", "v_W", "v_b"), _NAMES),
+    "MaxpoolLayer": pair(MaxpoolLayer, ("filtersize", "stride"), ("filtersize",), _NAMES),
+    "FullyConnectedLayer": pair(FullyConnectedLayer, ("W", "b"), ("W", "b", "v_W", "v_b"), _NAMES),
+}
 
 COURSE = Course(
     name="lenet_scratch",
     title="LeNet from scratch",
-    methods={
-        "utils.ConvolveLayer:ConvolveLayer": _methods(ConvolveLayer),
-        "utils.MaxpoolLayer:MaxpoolLayer": _methods(MaxpoolLayer),
-        "utils.FullyConnectedLayer:FullyConnectedLayer": _methods(FullyConnectedLayer),
-        "__main__:ConvolveLayer": _methods(ConvolveLayer),
-        "__main__:MaxpoolLayer": _methods(MaxpoolLayer),
-        "__main__:FullyConnectedLayer": _methods(FullyConnectedLayer),
-    },
+    methods={f"{home}:{name}": methods for name, methods in _LAYERS.items() for home in (f"utils.{name}", "__main__")},
+    together=(_NAMES,),
 )
 
 

@@ -34,9 +34,10 @@ from ..functional import (
     max_pool2d_backward,
 )
 from ._arrays import common, conv2d, conv2d_backward
-from ._install import Choose, Course, Installation
+from ._install import Course, Installation
 from ._install import install as _install
 from ._install import uninstall as _uninstall
+from ._methods import pair, where_used
 from ._windows import check_tiling
 
 __all__ = [
@@ -508,26 +509,30 @@ def _backward_like(original: Callable) -> Callable | None:
 
 def _methods() -> dict[str, dict[str, Any]]:
     """Stride-1 layers, pools and resampling in the course's classes; the strided ones are made of these, and go on calling them."""
+    convolution = {
+        "forward": where_used(_ConvStride1.forward, "W", "b"),
+        "backward": where_used(_ConvStride1.backward, "dLdW", "dLdb", make=_backward_like),
+    }
     homes = {
-        "Conv1d": {"Conv1d_stride1": Conv1d_stride1},
-        "Conv2d": {"Conv2d_stride1": Conv2d_stride1},
-        "pool": {kind.__name__: kind for kind in (MaxPool2d_stride1, MeanPool2d_stride1, MaxPool2d, MeanPool2d)},
-        "resampling": {kind.__name__: kind for kind in (Upsample1d, Upsample2d, Downsample1d, Downsample2d)},
-        "batchnorm": {"BatchNorm2d": BatchNorm2d},
+        "Conv1d": {"Conv1d_stride1": convolution},
+        "Conv2d": {"Conv2d_stride1": convolution},
+        "pool": {kind.__name__: _both(kind, "kernel") for kind in (MaxPool2d_stride1, MeanPool2d_stride1)}
+        | {"MaxPool2d": _both(MaxPool2d, "maxpool2d_stride1"), "MeanPool2d": _both(MeanPool2d, "meanpool2d_stride1")},
+        "resampling": {name: _both(_Upsample, "upsampling_factor") for name in ("Upsample1d", "Upsample2d")}
+        | {name: _both(_Downsample, "downsampling_factor") for name in ("Downsample1d", "Downsample2d")},
+        "batchnorm": {"BatchNorm2d": pair(BatchNorm2d, ("BW", "Bb", "running_M"), ("BW", "dLdBW", "dLdBb"))},
     }
     homes["conv"] = homes["Conv1d"] | homes["Conv2d"]
-    found = {}
-    for home, kinds in homes.items():
-        for package in ("mytorch.nn", "mytorch"):
-            for name, kind in kinds.items():
-                methods = {"forward": kind.forward, "backward": kind.backward}
-                if issubclass(kind, _ConvStride1):
-                    methods["backward"] = Choose(_backward_like)
-                found[f"{package}.{home}:{name}"] = methods
-    return found
+    packages = "mytorch.nn", "mytorch"
+    return {f"{package}.{home}:{name}": found for home, kinds in homes.items() for package in packages for name, found in kinds.items()}
 
 
-COURSE = Course(name="mytorch", title="CMU 11-785 mytorch", methods=_methods())
+def _both(kind: type, attribute: str) -> dict[str, Any]:
+    """forward of a class that uses the attribute, and its backward."""
+    return {"forward": where_used(kind.forward, attribute), "backward": kind.backward}
+
+
+COURSE = Course(name="mytorch", title="CMU 11-785 mytorch", methods=_methods(), together=(("forward", "backward"),))
 
 
 def install() -> Installation:

@@ -24,7 +24,7 @@ def _conv_forward():
 def _conv_backward():
     A_prev, W, b, hparameters = _problem()
     dZ = np.random.default_rng(1).standard_normal((10, 32, 32, 8))
-    return _everywhere(lambda kit: np.concatenate([np.ravel(g) for g in kit.conv_backward(dZ, (A_prev, W, b, hparameters))]))
+    return _everywhere(lambda kit: kit.conv_backward(dZ, (A_prev, W, b, hparameters)))
 
 
 def _pool(mode):

@@ -13,16 +13,18 @@ Signatures, attributes and results are the course's, with these differences, non
 - Pooling with pad > 0 counts the padding in its output size (the course's fails in reshape); the border is made of zeros, which can win, as there.
 - need_dx = False on a layer with weights makes backward return None and skip the gradient that nobody uses (the first layer's).
 
+install() leaves alone what the layers do not gain from (Dropout, SoftmaxWithLoss, Nesterov), and layers that keep their weights elsewhere (those of the second
+book, whose optimizers it does take).
+
 Weights are read at every call, never cached: the course's optimizers change them in place.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from .._install import Course, Installation
 from .._install import install as _install
 from .._install import uninstall as _uninstall
+from .._methods import pair, where_used
 from .dezero import col2im_array, im2col_array
 from .functions import cross_entropy_error, relu, sigmoid, softmax
 from .layers import Affine, BatchNormalization, Convolution, Dropout, Pooling, Relu, Sigmoid, SoftmaxWithLoss
@@ -54,9 +56,21 @@ __all__ = [
 ]
 
 
-def _methods(module: str, names: tuple[str, ...], *classes: type) -> dict[str, dict[str, Any]]:
-    return {f"{module}:{kind.__name__}": {name: vars(kind)[name] for name in names} for kind in classes}
-
+_LAYERS = {
+    "Affine": pair(Affine, ("W", "b"), ("W", "dW", "db")),
+    "BatchNormalization": {name: vars(BatchNormalization)[name] for name in ("forward", "backward")},
+    "Convolution": pair(Convolution, ("W", "b", "stride", "pad"), ("W", "dW", "db")),
+    "Pooling": pair(Pooling, ("pool_h", "pool_w", "stride", "pad"), ("pool_h", "pool_w", "stride", "pad")),
+    "Relu": pair(Relu, ("mask",), ("mask",)),
+    "Sigmoid": pair(Sigmoid, ("out",), ("out",)),
+}
+_OPTIMIZERS = {
+    "SGD": where_used(SGD.update, "lr"),
+    "Momentum": where_used(Momentum.update, "lr", "momentum", "v"),
+    "AdaGrad": where_used(AdaGrad.update, "lr", "h"),
+    "RMSprop": where_used(RMSprop.update, "lr", "decay_rate", "h"),
+    "Adam": where_used(Adam.update, "lr", "beta1", "beta2", "iter", "m", "v"),
+}
 
 COURSE = Course(
     name="dlfs",
@@ -66,8 +80,9 @@ COURSE = Course(
         "common.functions": {"sigmoid": sigmoid, "relu": relu, "softmax": softmax, "cross_entropy_error": cross_entropy_error},
         "dezero.functions_conv": {"im2col_array": im2col_array, "col2im_array": col2im_array},
     },
-    methods=_methods("common.layers", ("forward", "backward"), Affine, BatchNormalization, Convolution, Pooling, Relu, Sigmoid, SoftmaxWithLoss)
-    | _methods("common.optimizer", ("update",), SGD, Momentum, AdaGrad, RMSprop, Adam),
+    methods={f"common.layers:{name}": methods for name, methods in _LAYERS.items()}
+    | {f"common.optimizer:{name}": {"update": method} for name, method in _OPTIMIZERS.items()},
+    together=(("forward", "backward"),),
 )
 
 

@@ -1,4 +1,4 @@
-"""common/optimizer.py: the optimizers that change a dictionary of parameters in place, in one pass over memory each.
+"""common/optimizer.py: the optimizers that change the parameters, in a dictionary or (second book) in a list, in place, in one pass over memory each.
 
 Adam is a large part of a step once the layers are fast: the course's makes a dozen temporary arrays per parameter. The formulas are the course's, rounding
 apart. (Its Nesterov, which has two forms in print, is left to the course.)
@@ -6,24 +6,30 @@ apart. (Its Nesterov, which has two forms in print, is left to the course.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...backend import current
 
-Arrays = dict[str, np.ndarray]
+Arrays = Mapping[Any, np.ndarray] | Sequence[np.ndarray]
 
 
-def _zeros(params: Mapping[str, np.ndarray]) -> Arrays:
-    return {key: np.zeros_like(value) for key, value in params.items()}
+def _items(params: Arrays) -> list[tuple[Any, np.ndarray]]:
+    return list(params.items() if isinstance(params, Mapping) else enumerate(params))
 
 
-def _lists(op: str, params: Mapping[str, np.ndarray], grads: Mapping[str, np.ndarray], *states: Arrays) -> list[list[np.ndarray]]:
+def _zeros(params: Arrays) -> Any:
+    """Zeros like the parameters, in a container like theirs."""
+    zeros = {key: np.zeros_like(value) for key, value in _items(params)}
+    return zeros if isinstance(params, Mapping) else list(zeros.values())
+
+
+def _lists(op: str, params: Arrays, grads: Arrays, *states: Any) -> list[list[np.ndarray]]:
     """Parameters, gradients (in the parameters' dtype) and states as lists in one order. Raises TypeError and ValueError naming the key."""
     gradients = []
-    for key, param in params.items():
+    for key, param in _items(params):
         if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
             raise TypeError(f"{op}: params[{key!r}] must be a float32 or float64 array, got {getattr(param, 'dtype', type(param).__name__)}")
         grad = np.asarray(grads[key], param.dtype)
@@ -32,7 +38,8 @@ def _lists(op: str, params: Mapping[str, np.ndarray], grads: Mapping[str, np.nda
         if not param.flags.writeable:
             raise ValueError(f"{op}: params[{key!r}] is read-only but is changed in place")
         gradients.append(grad)
-    return [list(params.values()), gradients, *([state[key] for key in params] for state in states)]
+    keys = [key for key, _ in _items(params)]
+    return [[params[key] for key in keys], gradients, *([state[key] for key in keys] for state in states)]
 
 
 class SGD:
@@ -41,7 +48,7 @@ class SGD:
     def __init__(self, lr: float = 0.01) -> None:
         self.lr = lr
 
-    def update(self, params: Mapping[str, np.ndarray], grads: Mapping[str, np.ndarray]) -> None:
+    def update(self, params: Arrays, grads: Arrays) -> None:
         """One step."""
         values, gradients = _lists("SGD", params, grads)
         current().sgd_update(values, gradients, None, [1] * len(values), float(self.lr), 0.0, 0.0, 0.0, False, False)
@@ -53,9 +60,9 @@ class Momentum:
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
         self.lr = lr
         self.momentum = momentum
-        self.v: Arrays | None = None
+        self.v: Any = None
 
-    def update(self, params: Mapping[str, np.ndarray], grads: Mapping[str, np.ndarray]) -> None:
+    def update(self, params: Arrays, grads: Arrays) -> None:
         """One step."""
         if self.v is None:
             self.v = _zeros(params)
@@ -71,9 +78,9 @@ class AdaGrad:
 
     def __init__(self, lr: float = 0.01) -> None:
         self.lr = lr
-        self.h: Arrays | None = None
+        self.h: Any = None
 
-    def update(self, params: Mapping[str, np.ndarray], grads: Mapping[str, np.ndarray]) -> None:
+    def update(self, params: Arrays, grads: Arrays) -> None:
         """One step."""
         if self.h is None:
             self.h = _zeros(params)
@@ -87,9 +94,9 @@ class RMSprop:
     def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
         self.lr = lr
         self.decay_rate = decay_rate
-        self.h: Arrays | None = None
+        self.h: Any = None
 
-    def update(self, params: Mapping[str, np.ndarray], grads: Mapping[str, np.ndarray]) -> None:
+    def update(self, params: Arrays, grads: Arrays) -> None:
         """One step."""
         if self.h is None:
             self.h = _zeros(params)
@@ -105,10 +112,10 @@ class Adam:
         self.beta1 = beta1
         self.beta2 = beta2
         self.iter = 0
-        self.m: Arrays | None = None
-        self.v: Arrays | None = None
+        self.m: Any = None
+        self.v: Any = None
 
-    def update(self, params: Mapping[str, np.ndarray], grads: Mapping[str, np.ndarray]) -> None:
+    def update(self, params: Arrays, grads: Arrays) -> None:
         """One step."""
         if self.m is None:
             self.m, self.v = _zeros(params), _zeros(params)
