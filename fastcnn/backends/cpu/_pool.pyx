@@ -289,27 +289,6 @@ def max_pool2d_backward(cnp.ndarray grad_output, cnp.ndarray indices, input_shap
     return grad_input
 
 
-cdef inline void tied_window(const real* x, real* gx, index row, index col, const index KH, const index KW, real g, bint split, bint accumulate) noexcept nogil:
-    """One window: g, or its share, to every pixel that equals the maximum. A NaN equals nothing."""
-    cdef index i, j, count = 0
-    cdef real best = x[0], value
-    for i in range(KH):
-        for j in range(KW):
-            value = x[i * row + j * col]
-            best = value if value > best or value != value else best
-    if split:
-        for i in range(KH):
-            for j in range(KW):
-                count += x[i * row + j * col] == best
-        g = g / <real>imax(count, 1)
-    for i in range(KH):
-        for j in range(KW):
-            if accumulate:
-                gx[i * row + j * col] += g if x[i * row + j * col] == best else <real>0
-            elif x[i * row + j * col] == best:
-                gx[i * row + j * col] = g
-
-
 cdef inline void first_window(const real* x, real* gx, index row, index col, index KH, index KW, real g, bint accumulate) noexcept nogil:
     """g to the first maximum, or the last NaN."""
     cdef index i, j, where = 0
@@ -323,24 +302,32 @@ cdef inline void first_window(const real* x, real* gx, index row, index col, ind
     gx[where] = gx[where] + g if accumulate else g
 
 
-cdef void ties_back(Pool* p, index plane, const real* x, const real* g, real* gx, bint first, bint split, bint accumulate) noexcept nogil:
-    """One image (channels-last) or plane of grad_input."""
-    cdef index oh, ow, c, lanes = p.C if p.last else 1, W = p.w.size, size = p.h.size * W * lanes, row = p.h.dilation * W * lanes, col = p.w.dilation * lanes, KH, KW, at
+cdef void ties_back(const fc_isa* kernels, Pool* p, index plane, const real* x, const real* g, real* gx, bint first, bint split, bint accumulate) noexcept nogil:
+    """One image (channels-last) or plane of grad_input. Rows of windows come one after the other, so that of overlapping ones the last writes last."""
+    cdef index oh, ow, c, i, n, lane, lanes = p.C if p.last else 1, W = p.w.size, size = p.h.size * W * lanes, row = p.h.dilation * W * lanes, col = p.w.dilation * lanes, at
     x += plane * size
     gx += plane * size
     g += plane * p.h.outputs * p.w.outputs * lanes
     memset(gx, 0, size * sizeof(real))
     for oh in range(p.h.outputs):
-        for ow in range(p.w.outputs):
-            KH, KW, at = p.h.count[oh], p.w.count[ow], (p.h.start[oh] * W + p.w.start[ow]) * lanes
-            for c in range(lanes):
-                if first:
-                    first_window(x + at + c, gx + at + c, row, col, KH, KW, g[c], accumulate)
-                elif KH == 2 and KW == 2:  # as constants, so that the loops are unrolled
-                    tied_window(x + at + c, gx + at + c, row, col, 2, 2, g[c], split, accumulate)
+        if first:
+            for ow in range(p.w.outputs):
+                at = (p.h.start[oh] * W + p.w.start[ow]) * lanes
+                for c in range(lanes):
+                    first_window(x + at + c, gx + at + c, row, col, p.h.count[oh], p.w.count[ow], g[ow * lanes + c], accumulate)
+        else:
+            i = 0
+            while i < (p.w.outputs if p.last else p.w.runs):  # lanes: the channels of a window, or windows of a run
+                ow = i if p.last else p.w.first[i]
+                n = lanes if p.last else p.w.first[i + 1] - ow
+                lane = 1 if p.last else p.w.stride[i]
+                at = (p.h.start[oh] * W + p.w.start[ow]) * lanes
+                if real is float:
+                    kernels.f32.tied_pool_back(x + at, row, col, p.h.count[oh], p.w.count[ow], g + ow * lanes, gx + at, split, accumulate, n, lane)
                 else:
-                    tied_window(x + at + c, gx + at + c, row, col, KH, KW, g[c], split, accumulate)
-            g += lanes
+                    kernels.f64.tied_pool_back(x + at, row, col, p.h.count[oh], p.w.count[ow], g + ow * lanes, gx + at, split, accumulate, n, lane)
+                i += 1
+        g += p.w.outputs * lanes
 
 
 def max_pool2d_backward_ties(cnp.ndarray grad_output, cnp.ndarray input, kernel_size, stride, padding, dilation, str ties, bint accumulate):
@@ -359,15 +346,16 @@ def max_pool2d_backward_ties(cnp.ndarray grad_output, cnp.ndarray input, kernel_
     cdef cnp.ndarray grad_input = empty4(p.N, p.C, p.h.size, p.w.size, cnp.PyArray_TYPE(x), last)
     cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT
     cdef index planes = p.N if last else p.N * p.C
-    cdef int threads = thread_count(64.0 * x.size, planes)
+    cdef int threads = thread_count(32.0 * x.size, planes)
+    cdef const fc_isa* kernels = active_isa()
     cdef void* xp = cnp.PyArray_DATA(x)
     cdef void* gp = cnp.PyArray_DATA(g)
     cdef void* out = cnp.PyArray_DATA(grad_input)
     for plane in prange(planes, nogil=True, num_threads=threads, schedule="static"):
         if single:
-            ties_back(&p, plane, <const float*>xp, <const float*>gp, <float*>out, first, split, accumulate)
+            ties_back(kernels, &p, plane, <const float*>xp, <const float*>gp, <float*>out, first, split, accumulate)
         else:
-            ties_back(&p, plane, <const double*>xp, <const double*>gp, <double*>out, first, split, accumulate)
+            ties_back(kernels, &p, plane, <const double*>xp, <const double*>gp, <double*>out, first, split, accumulate)
     release(arena)
     return grad_input
 
