@@ -127,6 +127,7 @@ def _readme() -> int:
 
     print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
     print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
+    print(f"{readme.fill_courses(readme.COURSE_PAGES, readme.RESULTS)} pages of {readme.COURSE_PAGES} have results")
     return 0
 
 

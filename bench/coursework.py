@@ -1,12 +1,11 @@
 """`python -m bench coursework`: code in the style of the courses, as it is and with fastcnn.compat in its place.
 
-Every folder of bench/courses with a workloads.py is a course. It lists (what, make), where make() gives the same piece of work as functions without arguments: "naive", the
-loops that the assignment asks for, "im2col", columns and matrix products in NumPy, and "fastcnn". They return what they computed, which must agree
-before anything is timed.
+Every folder of bench/courses with a workloads.py is a course. It lists (what, make), where make() gives the same piece of work as functions without
+arguments: "naive", the loops that the assignment asks for, "im2col", columns and matrix products in NumPy, and "fastcnn". They return what they
+computed, which must agree before anything is timed.
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -114,6 +113,3 @@ def _cells(row: dict) -> list[str]:
         report.milliseconds(im2col.get("median")),
         report.ratio(compare.ratio(results, "fastcnn", "im2col")),
     ]
-
-
-Workload = tuple[str, Callable[[], dict]]

@@ -15,6 +15,10 @@ RENDERERS = {module.KIND: module.render for module in (steps, memory, convs, roo
 """How each kind of result is printed, on the terminal and in the README; the order is the README's."""
 
 
+COURSE_PAGES = Path(__file__).parents[1] / "fastcnn" / "compat" / "docs"
+_FOLDERS = {"lenet_scratch": "lenet"}  # pages whose folder in bench/courses has another name
+
+
 def render(document: dict) -> str:
     return RENDERERS[document["kind"]](document)
 
@@ -25,9 +29,27 @@ def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS))
     documents = [document for document in documents if document["kind"] in kinds]
     order = list(RENDERERS)
     documents.sort(key=lambda document: order.index(document["kind"]))
+    replace(readme, list(map(render, documents)))
+    return len(documents)
+
+
+def fill_courses(pages: Path, results: Path) -> int:
+    """The same for the page of every course, with its rows of the coursework result; returns how many pages have some."""
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    documents = [document for document in documents if document["kind"] == coursework.KIND]
+    filled = 0
+    for page in sorted(pages.glob("*.md")):
+        course = _FOLDERS.get(page.stem, page.stem)
+        tables = [coursework.render(document, course) for document in documents if any(row["course"] == course for row in document["rows"])]
+        replace(page, tables)
+        filled += bool(tables)
+    return filled
+
+
+def replace(readme: Path, tables: list[str]) -> None:
+    """Put the tables between the two marks."""
     text = readme.read_text(encoding="utf-8")
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ValueError(f"{readme.name} must hold {START} and {END} once each, in this order")
     before, after = text.partition(START)[0], text.partition(END)[2]
-    readme.write_text(before + "\n\n".join([START, *map(render, documents), END]) + after, encoding="utf-8")
-    return len(documents)
+    readme.write_text(before + "\n\n".join([START, *tables, END]) + after, encoding="utf-8")
