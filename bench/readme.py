@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import convs, coursework, data, memory, overhead, roofline, steps
+from bench import changes, convs, coursework, data, growth, memory, overhead, roofline, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
@@ -11,8 +11,11 @@ FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a traini
 RESULTS = Path(__file__).with_name("results")
 START, END = "<!-- table:start -->", "<!-- table:end -->"
 
-RENDERERS = {module.KIND: module.render for module in (steps, memory, convs, roofline, overhead, data, coursework)}
-"""How each kind of result is printed, on the terminal and in the README; the order is the README's."""
+RENDERERS = {module.KIND: module.render for module in (steps, memory, roofline, convs, growth, overhead, data, coursework, changes)}
+"""How each kind of result is printed on the terminal; the order is the README's."""
+
+BRIEF = {convs.KIND: convs.brief, growth.KIND: growth.brief}
+"""Kinds that are printed shorter in the README."""
 
 
 COURSE_PAGES = Path(__file__).parents[1] / "fastcnn" / "compat" / "docs"
@@ -23,13 +26,28 @@ def render(document: dict) -> str:
     return RENDERERS[document["kind"]](document)
 
 
+def save(document: dict, path: Path) -> None:
+    """As JSON with one row to a line; written beside and renamed."""
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        else:
+            value = json.dumps(value)
+        lines.append(f" {json.dumps(key)}: {value}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    beside.replace(path)
+
+
 def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS)) -> int:
     """Replace what stands between the two marks by the tables of all results of these kinds; returns their number."""
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     documents = [document for document in documents if document["kind"] in kinds]
     order = list(RENDERERS)
     documents.sort(key=lambda document: order.index(document["kind"]))
-    replace(readme, list(map(render, documents)))
+    replace(readme, [BRIEF.get(document["kind"], render)(document) for document in documents])
     return len(documents)
 
 

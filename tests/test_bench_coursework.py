@@ -11,18 +11,17 @@ from bench import coursework, readme, timing
 from fastcnn.compat import COURSES
 
 SETTINGS = coursework.Settings(["made_up"], "reference", 1, 2)
-HEADER = {"machine": "this one"}
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(timing, "SETTLE", 0.0)
+    monkeypatch.setattr(coursework, "SETTLE", 0.0)
     monkeypatch.setattr(timing, "STRETCH", 0.0)
 
 
 def run(monkeypatch, **calls):
     monkeypatch.setattr(coursework, "import_module", lambda name: types.SimpleNamespace(WORKLOADS=[("some work", lambda: dict(calls))]))
-    return coursework.run(SETTINGS, HEADER)
+    return coursework.run(SETTINGS)
 
 
 def test_every_course_has_workloads_and_a_page():
@@ -37,7 +36,7 @@ def test_a_row_has_a_time_for_everybody(monkeypatch):
     (row,) = document["rows"]
     assert set(row["results"]) == {"naive", "im2col", "fastcnn"} and not document["refused"]
     text = coursework.render(document)
-    assert "| made_up | some work |" in text and "machine: this one" in text
+    assert "| made_up | some work |" in text and "- threads: 1" in text
     assert "made_up |" not in coursework.render(document, "made_up") and "some work" not in coursework.render(document, "another")
 
 
