@@ -1,26 +1,30 @@
 """`python -m bench coursework`: code in the style of the courses, as it is and with fastcnn.compat in its place.
 
-Every folder of bench/courses with a workloads.py is a course. It lists (what, make), where make() gives the same piece of work as functions without arguments: "naive", the
-loops that the assignment asks for, "im2col", columns and matrix products in NumPy, and "fastcnn". They return what they computed, which must agree
-before anything is timed.
+Every folder of bench/courses with a workloads.py is a course. It lists (what, make), where make() gives the same piece of work as functions without
+arguments: "naive", the loops that the assignment asks for, "im2col", columns and matrix products in NumPy, and "fastcnn". They return what they
+computed, which must agree before anything is timed.
 """
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from bench import compare, report
-from bench.timing import Contender
+from bench import compare, environment, report
+from bench.contest import Results
+from bench.peers.ours import Fastcnn
+from bench.timing import Contender, interleaved
 from fastcnn.backend import use_backend
 
 KIND = "coursework"
 COURSES = Path(__file__).with_name("courses")
 LIMIT = 1e-9
 """Largest difference, relative to the largest number; a workload in float32 states its own in "limit"."""
+
+SETTLE = 0.05
+"""Seconds of sleep before a turn: NumPy's BLAS, in this process, spins for tens of milliseconds after a call."""
 
 RIVALS = ("naive", "im2col")
 NAIVE_REPEATS = 2
@@ -41,7 +45,8 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (name != "cs231n", name))
 
 
-def run(settings: Settings, header: dict[str, str]) -> dict:
+def run(settings: Settings) -> dict:
+    header = environment.describe(settings.threads, Fastcnn(settings.backend).start(settings.threads))
     rows, refused = [], []
     for course in settings.courses or names():
         for what, make in import_module(f"bench.courses.{course}.workloads").WORKLOADS:
@@ -53,18 +58,17 @@ def run(settings: Settings, header: dict[str, str]) -> dict:
     return {"kind": KIND, "header": header, "settings": stored, "refused": refused, "rows": rows}
 
 
-def _row(calls: dict, settings: Settings) -> compare.Results:
+def _row(calls: dict, settings: Settings) -> Results:
     limit = calls.pop("limit", LIMIT)
     contenders = [Contender(name, call, lambda: use_backend(settings.backend)) for name, call in calls.items()]
-    results: compare.Results = {}
     expected: dict[str, np.ndarray] = {contender.name: flat(contender.result()) for contender in contenders}
     for name in [name for name in calls if name != "fastcnn"]:
         error = difference(expected["fastcnn"], expected[name])
         if not error <= limit:
             return {"fastcnn": {"refused": f"differs from {name} by {error:.1e}, more than {limit:.0e}"}}
     naive = min(NAIVE_REPEATS, settings.repeats)
-    timings = compare.interleaved(contenders, {name: naive if name == "naive" else settings.repeats for name in calls})
-    return results | {name: compare.asdict(timing) for name, timing in timings.items()}
+    timings = interleaved(contenders, {name: naive if name == "naive" else settings.repeats for name in calls}, settle=SETTLE)
+    return {name: asdict(timing) for name, timing in timings.items()}
 
 
 def flat(value: object) -> np.ndarray:
@@ -102,7 +106,7 @@ def render(document: dict, course: str | None = None) -> str:
 
 def _cells(row: dict) -> list[str]:
     results = row["results"]
-    ours = compare.our_cells(results, "fastcnn", report.milliseconds)
+    ours = compare.our_cells(results, "fastcnn", report.milliseconds)[:2]
     naive, im2col = (results.get(name, {}) for name in RIVALS)
     return [
         row["course"],
@@ -114,6 +118,3 @@ def _cells(row: dict) -> list[str]:
         report.milliseconds(im2col.get("median")),
         report.ratio(compare.ratio(results, "fastcnn", "im2col")),
     ]
-
-
-Workload = tuple[str, Callable[[], dict]]

@@ -1,4 +1,5 @@
-"""The layers and the network of the assignment. "naive" are the loops, "im2col" the course's fast layers with an extension that works (fastcnn's: the course's no longer builds)."""
+"""The layers and the network of the assignment. "naive" are the loops, "im2col" the course's fast layers with an extension that works: fastcnn's, as
+the course's no longer builds."""
 
 import importlib.util
 import sys
