@@ -63,6 +63,12 @@ def _memory(args: Args) -> dict:
     return memory.run(args.backend, args.peers, args.recipes, args.threads)
 
 
+def _coursework(args: Args) -> dict:
+    from bench import coursework
+
+    return coursework.run(coursework.Settings(args.courses, args.backend, args.threads, args.repeats))
+
+
 def _growth(args: Args) -> dict:
     from bench import growth
 
@@ -99,6 +105,7 @@ def _readme(args: Args) -> int:
 
     print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
     print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
+    print(f"{readme.fill_courses(readme.COURSE_PAGES, readme.RESULTS)} pages of {readme.COURSE_PAGES} have results")
     return 0
 
 
@@ -144,6 +151,11 @@ def _data_options(made: Options) -> None:
     made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
     made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
     made.add_argument("--batch", type=_positive, default=64, help="images per step (default 64)")
+    _measures(made, peers=False)
+
+
+def _coursework_options(made: Options) -> None:
+    made.add_argument("courses", nargs="*", metavar="COURSE", help="folders of bench/courses (default: all)")
     _measures(made, peers=False)
 
 
@@ -197,6 +209,7 @@ COMMANDS: dict[str, Command] = {
     "memory": Command("memory that a training step of the recipes needs", _recipe_options, _memory),
     "overhead": Command("import time and the cost of a call without arithmetic", _measures, _overhead),
     "data": Command("images per second of the data path, and the share of a LeNet epoch that waits for it", _data_options, _data),
+    "coursework": Command("code in the style of the courses of fastcnn.compat, as it is and on fastcnn", _coursework_options, _coursework),
     "full": Command("all of these, each in its own file of bench/results; goes on where it was stopped", _full_options, _full),
     "compare": Command("what changed between two results, and what is only noise", _compare_options, _compare),
     "report": Command("one HTML page and pictures of results", _report_options, _report),

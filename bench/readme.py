@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import changes, convs, data, growth, memory, ops, overhead, roofline, steps
+from bench import changes, convs, coursework, data, growth, memory, ops, overhead, roofline, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
@@ -11,11 +11,15 @@ FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a traini
 RESULTS = Path(__file__).with_name("results")
 START, END = "<!-- table:start -->", "<!-- table:end -->"
 
-RENDERERS = {module.KIND: module.render for module in (steps, memory, roofline, convs, ops, growth, overhead, data, changes)}
+RENDERERS = {module.KIND: module.render for module in (steps, memory, roofline, convs, ops, growth, overhead, data, coursework, changes)}
 """How each kind of result is printed on the terminal; the order is the README's."""
 
 BRIEF = {convs.KIND: convs.brief, growth.KIND: growth.brief}
 """Kinds that are printed shorter in the README."""
+
+
+COURSE_PAGES = Path(__file__).parents[1] / "fastcnn" / "compat" / "docs"
+_FOLDERS = {"lenet_scratch": "lenet"}  # pages whose folder in bench/courses has another name
 
 
 def render(document: dict) -> str:
@@ -43,9 +47,27 @@ def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS))
     documents = [document for document in documents if document["kind"] in kinds]
     order = list(RENDERERS)
     documents.sort(key=lambda document: order.index(document["kind"]))
+    replace(readme, [BRIEF.get(document["kind"], render)(document) for document in documents])
+    return len(documents)
+
+
+def fill_courses(pages: Path, results: Path) -> int:
+    """The same for the page of every course, with its rows of the coursework result; returns how many pages have some."""
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    documents = [document for document in documents if document["kind"] == coursework.KIND]
+    filled = 0
+    for page in sorted(pages.glob("*.md")):
+        course = _FOLDERS.get(page.stem, page.stem)
+        tables = [coursework.render(document, course) for document in documents if any(row["course"] == course for row in document["rows"])]
+        replace(page, tables)
+        filled += bool(tables)
+    return filled
+
+
+def replace(readme: Path, tables: list[str]) -> None:
+    """Put the tables between the two marks."""
     text = readme.read_text(encoding="utf-8")
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ValueError(f"{readme.name} must hold {START} and {END} once each, in this order")
     before, after = text.partition(START)[0], text.partition(END)[2]
-    readme.write_text(before + "\n\n".join([START, *(BRIEF.get(document["kind"], render)(document) for document in documents), END]) + after, encoding="utf-8")
-    return len(documents)
+    readme.write_text(before + "\n\n".join([START, *tables, END]) + after, encoding="utf-8")

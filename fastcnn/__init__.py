@@ -28,6 +28,7 @@ from .backend import (
     use_backend,
 )
 from .explain import explain
+from .functional import col2im, im2col
 from .gradcheck import gradcheck
 from .random import manual_seed
 from .shapes import ShapeError
@@ -43,8 +44,9 @@ __version__ = "0.1.0"
 _LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "train": "train", "Trainer": "train", "fit": "train"}
 
 __all__ = [
-    "ShapeError", "Trainer", "available", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "manual_seed", "metrics", "nn", "optim",
-    "plots", "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
+    "ShapeError", "Trainer", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col", "manual_seed",
+    "metrics", "nn", "optim", "plots",
+    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
 ]  # fmt: skip
 
 
