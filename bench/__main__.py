@@ -14,6 +14,7 @@ COMMANDS = {
     "step": "training steps of the recipes",
     "inference": "the recipes' networks in evaluation mode, a batch and one image at a time",
     "layers": "the recipes layer by layer, forward and backward",
+    "bridge": "training steps of PyTorch modules: plain, with fastcnn under their layers, and converted",
     "overhead": "import time and the cost of a call without arithmetic",
     "data": "images per second of the data path, and the share of a LeNet epoch that waits for it",
     "memory": "memory that a training step of the recipes needs",
@@ -38,17 +39,18 @@ def parser(command: str) -> argparse.ArgumentParser:
         made.add_argument("--ops", type=_ops, default=OPS, help="a list of " + ",".join(OPS))
         made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
-    if command in ("step", "layers", "inference", "memory"):
-        made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: all)")
-    if command in ("step", "layers", "inference"):
+    if command in ("step", "layers", "inference", "memory", "bridge"):
+        default = "simple-cifar10 deep-cifar10" if command == "bridge" else "all"
+        made.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"names of fastcnn.recipes (default: {default})")
+    if command in ("step", "layers", "inference", "bridge"):
         made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
     if command == "data":
         made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
         made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
         made.add_argument("--batch", type=_positive, default=64, help="images per step (default 64)")
-    if command != "roofline":
+    if command not in ("roofline", "bridge"):
         made.add_argument("--backend", default="cpu", help="the backend of ours that is measured (default cpu)")
-    if command not in ("roofline", "data"):
+    if command not in ("roofline", "data", "bridge"):
         made.add_argument("--peers", default="auto", help="auto (what is installed), none, or a list of torch,reference")
     made.add_argument("--threads", type=_positive, default=environment.usable_cpus(), help="workers of each library (default: all CPUs)")
     made.add_argument("--repeats", type=_positive, help=f"timed turns of each library (default {REPEATS})")
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fastcnn.datasets import DatasetError
 
     try:
-        args.peers = peers.chosen(getattr(args, "peers", "none"))
+        args.peers = peers.chosen(getattr(args, "peers", "torch" if command == "bridge" else "none"))
         neighbours = environment.Neighbours()
         document = _measure(command, args)
     except (problems.ProblemError, peers.Unusable, DatasetError) as error:
@@ -99,6 +101,10 @@ def _measure(command: str, args: argparse.Namespace) -> dict:
         return data.run(data.Settings(args.batch, images, args.data_dir, backend, args.threads, args.repeats), header)
     if command == "memory":
         return memory.run(backend, args.peers, args.recipes, args.threads, header)
+    if command == "bridge":
+        from bench import bridge
+
+        return bridge.run(bridge.Settings(args.recipes, args.batch, args.threads, args.repeats), header)
     if command in ("step", "layers", "inference"):
         settings = steps.Settings(args.recipes, args.batch, backend, args.peers, args.threads, args.repeats)
         return steps.run(command, settings, header)

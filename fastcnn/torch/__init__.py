@@ -22,9 +22,12 @@ except ImportError as error:
 
 from fastcnn.torch.back import to_torch
 from fastcnn.torch.convert import from_torch
+from fastcnn.torch.explain import Explanation, explain
 from fastcnn.torch.mirror import NotConvertible
 from fastcnn.torch.mode import use
 from fastcnn.torch.swap import Report, report, swap_, unswap_
 from fastcnn.torch.tensors import off
+from fastcnn.torch.threads import share_threads
+from fastcnn.torch.training import fit
 
-__all__ = ["NotConvertible", "Report", "from_torch", "off", "report", "swap_", "to_torch", "unswap_", "use"]
+__all__ = ["Explanation", "NotConvertible", "Report", "explain", "fit", "from_torch", "off", "report", "share_threads", "swap_", "to_torch", "unswap_", "use"]

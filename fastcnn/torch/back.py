@@ -26,7 +26,7 @@ def to_torch(model: nn.Module, like: torch.nn.Module | None = None, *, share: bo
     if like is not None:
         if share:
             raise ValueError("to_torch: share=True is for a new module; with like the weights are copied")
-        _write_into(like, model)
+        write_into(like, model)
         return like
     tensors = {key: torch.from_numpy(value if share else value.copy()) for key, value in model._state()}
     if not tensors:
@@ -59,8 +59,8 @@ def _container(model: nn.Module) -> torch.nn.Module | None:
     return Concat(children, model.dim) if isinstance(model, nn.Concat) else None
 
 
-def _write_into(module: torch.nn.Module, model: nn.Module) -> None:
-    """Convert module as it is, which tells which of its tensors belongs to which of the model's arrays."""
+def write_into(module: torch.nn.Module, model: nn.Module) -> None:
+    """Copy model's weights and statistics into module, whose conversion has the same structure: converted as it is now, it tells which tensor is which."""
     converter = Converter(share=False)
     shape = converter.convert(module, "")
     pairs = {key: converter.sources[id(own)] for key, own in shape._state()}

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastcnn import backend, nn
-from fastcnn.torch.functions import differentiable
+from fastcnn.torch.functions import differentiable, takes
 from fastcnn.torch.tensors import array, off, refusal, saving_is_watched, tensor, wants_grad
 
 POOL = ("kernel_size", "stride", "padding", "ceil_mode")
@@ -59,7 +59,7 @@ class Run:
         if input.dim() != 4 or backend.current().name != "cpu" or any(map(_is_watched, self.modules)):
             return None
         parameters = [parameter for module in self.modules for parameter in module._parameters.values() if parameter is not None]
-        if refusal(input, *parameters) is not None:
+        if not takes(input, *parameters):
             return None
         grad = wants_grad(input, *parameters)
         if any(norm.training != grad for norm in self.norms) or (grad and saving_is_watched()):
@@ -115,6 +115,7 @@ class Run:
             if not own.data.flags.c_contiguous:  # a plan reads weights in one order only
                 own.data = own.data.copy(order="C")
                 self.copies.append((own, value))
+        self.model.eval()  # one mode for all layers, to begin with
         self.planner = Planner(self.model)
         return True
 

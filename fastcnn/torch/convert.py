@@ -148,7 +148,7 @@ def optimizer_from_torch(optimizer: torch.optim.Optimizer, parameters: list[nn.P
     name = type(optimizer).__name__
     if type(optimizer).__module__.partition(".")[0] != "torch" or not hasattr(optim, name):
         raise NotConvertible(f"fastcnn.optim has no {name}")
-    if optimizer.state:
+    if any(state.get("step", 1) > 0 for state in optimizer.state.values() if state):  # Adagrad has its state from the beginning, SGD no count
         raise NotConvertible(f"{name} has made steps already: its moments would be lost")
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     if any(other != options[0] for other in options[1:]):

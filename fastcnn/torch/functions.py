@@ -17,6 +17,7 @@ from torch.autograd import Function
 
 from fastcnn import functional as ours
 from fastcnn.torch.tensors import array, channels_last, optional_array, optional_tensors, refusal, tensor, wants_grad
+from fastcnn.torch.threads import follow
 
 REFUSED = (ValueError, TypeError)  # what fastcnn.functional raises; ShapeError is a ValueError
 
@@ -135,6 +136,14 @@ class _BatchNorm(_Op):
         return tuple(tensor(grad) if need else None for grad, need in zip(grads, ctx.needs_input_grad, strict=False))
 
 
+def takes(*tensors: Any) -> bool:
+    """Whether fastcnn computes with these tensors now; if so its threads are made ready."""
+    if refusal(*tensors) is not None:
+        return False
+    follow()
+    return True
+
+
 def plain(value: Any) -> Any:
     """An option in Python's own types."""
     return tuple(value) if isinstance(value, list) else value
@@ -142,7 +151,7 @@ def plain(value: Any) -> Any:
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Tensor:
     """torch.nn.functional.conv2d by fastcnn."""
-    if refusal(input, weight, bias) is None:
+    if weight is not None and takes(input, weight, bias):
         options = {"stride": plain(stride), "padding": plain(padding), "dilation": plain(dilation), "groups": groups}
         try:
             if wants_grad(input, weight, bias):
@@ -157,7 +166,7 @@ def max_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False
 ) -> Any:
     """torch.nn.functional.max_pool2d by fastcnn; with return_indices by PyTorch."""
-    if not return_indices and refusal(input) is None and not channels_last(input):
+    if not return_indices and takes(input) and not channels_last(input):
         options = plain(kernel_size), plain(stride) or None, plain(padding), plain(dilation), ceil_mode
         try:
             return _MaxPool2d.apply(input, options) if wants_grad(input) else tensor(ours.max_pool2d(array(input), *options))
@@ -176,7 +185,7 @@ def avg_pool2d(
     divisor_override: int | None = None,
 ) -> Tensor:
     """torch.nn.functional.avg_pool2d by fastcnn."""
-    if refusal(input) is None and not channels_last(input):
+    if takes(input) and not channels_last(input):
         options = plain(kernel_size), plain(stride) or None, plain(padding), ceil_mode, count_include_pad, divisor_override
         try:
             return _AvgPool2d.apply(input, options) if wants_grad(input) else tensor(ours.avg_pool2d(array(input), *options))
@@ -187,7 +196,7 @@ def avg_pool2d(
 
 def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
     """torch.nn.functional.unfold by fastcnn."""
-    if refusal(input) is None:
+    if takes(input):
         options = plain(kernel_size), plain(dilation), plain(padding), plain(stride)
         try:
             return _Unfold.apply(input, options) if wants_grad(input) else tensor(ours.unfold(array(input), *options))
@@ -207,7 +216,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """torch.nn.functional.batch_norm by fastcnn."""
-    if refusal(input, running_mean, running_var, weight, bias) is None and not channels_last(input):
+    if takes(input, running_mean, running_var, weight, bias) and not channels_last(input):
         try:
             output = _BatchNorm.apply(input, weight, bias, (running_mean, running_var), training, momentum, eps)
         except REFUSED:

@@ -88,7 +88,8 @@ def report(model: torch.nn.Module) -> Report:
             swapped.append((path, original(kind).__name__))
         if original(kind) is not kind and isinstance(module, torch.nn.Sequential) and id(module) not in inside:
             inside |= {id(part) for part in module.modules()}
-            runs += [tuple(paths[id(part)] for part in item.modules) for item in blocks.runs(module) if isinstance(item, blocks.Run)]
+            found = [item.modules for item in blocks.runs(module) if isinstance(item, blocks.Run)]
+            runs += [tuple(paths[id(part)] for part in parts) for parts in found if not any(map(_reason, parts))]
     of_runs = {path for run in runs for path in run}
     for path, module in model.named_modules():
         if original(type(module)) is type(module) and path not in of_runs and not _only_holds(module):

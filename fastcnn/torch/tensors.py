@@ -18,6 +18,9 @@ PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its oper
 _transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
+# autograd.grad(is_grads_batched=True), which vectorized jacobians use, passes such tensors to backward.
+_legacy_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
+
 # Saved-tensor hooks (checkpointing, offloading) call forward again and expect it to save the same tensors.
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None)
 
@@ -35,10 +38,12 @@ def off() -> Iterator[None]:
 
 
 def refusal(*tensors: Any) -> str | None:
-    """Why the tensors of a call stay with PyTorch, or None if NumPy can read all of them where they lie. None among them is no tensor."""
+    """Why the tensors of a call stay with PyTorch, or None if NumPy can read all of them where they lie. All but the first may be None."""
+    if torch.compiler.is_compiling():  # first: the rest is nothing that it could follow
+        return "torch.compile generates code of its own"
     dtype = None
     for tensor in tensors:
-        if tensor is None:
+        if tensor is None and dtype is not None:
             continue
         if type(tensor) not in PLAIN:
             return f"a {type(tensor).__name__} is no plain Tensor"
@@ -50,6 +55,8 @@ def refusal(*tensors: Any) -> str | None:
             return f"it is {tensor.dtype}, not float32 or float64"
         if dtype is not None and tensor.dtype is not dtype:
             return f"the dtypes {dtype} and {tensor.dtype} are mixed"
+        if _legacy_batched(tensor):
+            return "it is a batch of tensors in disguise"
         if tensor.is_neg():
             return "it is a negative view"
         dtype = tensor.dtype
@@ -58,8 +65,6 @@ def refusal(*tensors: Any) -> str | None:
 
 def setting() -> str | None:
     """Why nothing is taken from PyTorch at this moment, or None."""
-    if torch.compiler.is_compiling():
-        return "torch.compile generates code of its own"
     if _switched_off.get():
         return "fastcnn.torch is switched off"
     if torch.is_autocast_enabled("cpu"):
