@@ -48,7 +48,7 @@ def _compared(recipe: recipes.Recipe, batch: int, settings: Settings) -> compare
     import torch
 
     from bench import twin
-    from fastcnn.torch import from_torch, share_threads, swap_, use
+    from fastcnn.torch import from_torch, swap_, use
 
     ours, x, y = steps.data_for(recipe, batch)
     trainer = steps._trainer(recipe, ours)
@@ -78,16 +78,7 @@ def _compared(recipe: recipes.Recipe, batch: int, settings: Settings) -> compare
     sides += [of_torch("swap_", layout, swap_, nullcontext) for layout in FORMATS]
     converted = steps._trainer(recipe, from_torch(module))
 
-    class OwnThreads:
-        """A converted model has no PyTorch beside it, and the pool to itself."""
-
-        def __enter__(self) -> None:
-            share_threads(False)
-
-        def __exit__(self, *exception: object) -> None:
-            share_threads()
-
-    sides.append((Contender("converted", lambda: converted.step(x, y), OwnThreads), converted.model))
+    sides.append((Contender("converted", lambda: converted.step(x, y)), converted.model))
     results: compare.Results = {}
     right = []
     for contender, network in sides:
@@ -107,8 +98,8 @@ def render(document: dict) -> str:
         plain = results[compare.best(results, "torch")]["minimum"]
         for name, result in results.items():
             time = result.get("minimum")
-            unit = report.milliseconds
-            cells.append([row["recipe"], row["what"], name, "WRONG" if time is None else unit(time), unit(result.get("median")), report.ratio(plain / time if time else None)])
+            times = [report.milliseconds(result.get(key)) for key in ("minimum", "median")]
+            cells.append([row["recipe"], row["what"], name, *times, report.ratio(plain / time if time else None)])
     table = report.table(["recipe", "what", "how", "ms", "median", "ratio"], cells)
     settings = document["settings"]
     lines = [

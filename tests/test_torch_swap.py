@@ -123,7 +123,8 @@ def test_reports():
     class Own(nn.Conv2d):
         pass
 
-    model = swap_(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), Own(4, 4, 1), nn.Conv2d(4, 4, 1).half(), nn.MaxPool2d(2, return_indices=True), nn.ConvTranspose2d(4, 4, 1)))
+    others = Own(4, 4, 1), nn.Conv2d(4, 4, 1).half(), nn.MaxPool2d(2, return_indices=True), nn.ConvTranspose2d(4, 4, 1)
+    model = swap_(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), *others))
     found = report(model)
     reasons = {path: reason for path, _, reason in found.left}
     assert ("0", "Conv2d") in found.swapped
@@ -408,8 +409,11 @@ def test_the_reference_backend_too():
 
 
 def test_compile_leaves_the_computing_to_pytorch():
+    x = images()
     for model in (swap_(network()), swap_(FreeForm().double())):
-        x = images()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # PyTorch cannot compile None
         reference = unswap_(copy.deepcopy(model))
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         close(compiled(x), reference(x))

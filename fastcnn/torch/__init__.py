@@ -16,7 +16,7 @@ from __future__ import annotations
 if __name__ == "torch":  # a folder of the package itself stands on sys.path, so `import torch` finds this file
     raise ImportError("`import torch` found fastcnn/torch: the folder `fastcnn` itself is on sys.path; put its parent there, or install the package")
 try:
-    import torch as _torch
+    import torch  # noqa: F401
 except ImportError as error:
     raise ImportError(f'fastcnn.torch needs PyTorch, which cannot be imported here ({error}): pip install "fastcnn[torch]", or see pytorch.org') from error
 

@@ -20,6 +20,7 @@ from torch.autograd import Function
 
 from fastcnn import backend, nn
 from fastcnn.torch.functions import differentiable, takes
+from fastcnn.torch.modules import has_hooks
 from fastcnn.torch.tensors import array, off, refusal, saving_is_watched, tensor, wants_grad
 
 POOL = ("kernel_size", "stride", "padding", "ceil_mode")
@@ -83,8 +84,8 @@ class Run:
     def _prepare(self, input: Tensor, parameters: list[Tensor], grad: bool) -> bool:
         """Bring our layers up to what PyTorch's are now."""
         signature = [options(module) for module, options in self.members]
-        signature += [(id(value), value.data_ptr(), value.shape, value.dtype) for module in self.norms for value in module._buffers.values() if value is not None]
-        signature += [(id(value), value.data_ptr(), value.shape, value.dtype) for value in parameters]
+        buffers = [value for module in self.norms for value in module._buffers.values() if value is not None]
+        signature += [(id(value), value.data_ptr(), value.shape, value.dtype) for value in (*buffers, *parameters)]
         if signature != self.signature:
             if not self._build():
                 return False
@@ -237,10 +238,6 @@ def _may_follow(before: list[torch.nn.Module], module: torch.nn.Module) -> bool:
     return kind in MEMBERS and not (flat and kind not in (torch.nn.ReLU, torch.nn.LeakyReLU)) and not getattr(module, "return_indices", False)
 
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 def _is_watched(module: torch.nn.Module) -> bool:
     """Does somebody look at what passes through this module: hooks, or a forward of the object's own?"""
-    values = vars(module)
-    return bool(values["_forward_hooks"] or values["_forward_pre_hooks"] or values["_backward_hooks"] or values["_backward_pre_hooks"]) or "forward" in values
+    return has_hooks(module) or "forward" in vars(module)

@@ -11,7 +11,7 @@ from fastcnn import nn, optim
 from fastcnn.torch import graph
 from fastcnn.torch.layers import original
 from fastcnn.torch.mirror import NotConvertible, arguments, construct
-from fastcnn.torch.modules import Concat, Residual
+from fastcnn.torch.modules import Concat, Residual, has_hooks
 from fastcnn.torch.tensors import FLOATS, array
 
 
@@ -78,7 +78,7 @@ class Converter:
         given: dict[str, Any] = {"rng": _NoNumbers()} if "rng" in arguments(getattr(nn, kind.__name__)) and kind is not torch.nn.Dropout else {}
         if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.track_running_stats != (module.running_mean is not None):
             raise NotConvertible(f"track_running_stats is {module.track_running_stats}, but running_mean is {'not ' * (not module.track_running_stats)}None")
-        if any("forward" in vars(part) for part in (module,)):
+        if "forward" in vars(module):
             raise NotConvertible("the object has a forward of its own")
         layer = construct(nn, module, name=kind.__name__, **given)
         for name, tensor in module._parameters.items():
@@ -123,13 +123,6 @@ class _NoNumbers(np.random.Generator):
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> np.ndarray:
         return np.broadcast_to(0.0, size)
-
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def has_hooks(module: torch.nn.Module) -> bool:
-    return any(getattr(module, name, None) for name in HOOKS)
 
 
 def free_name(name: str) -> str:

@@ -22,8 +22,8 @@ TAKEN: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class use(TorchFunctionMode):  # a context manager to its callers, who write fastcnn.torch.use()
-    """`with fastcnn.torch.use():` lets fastcnn compute F.conv2d, F.max_pool2d, F.avg_pool2d, F.unfold and F.batch_norm inside, wherever they are called from: by hand, by
-    nn.Conv2d, in a library. It belongs to the thread. Every other operation of PyTorch costs about a microsecond more inside.
+    """`with fastcnn.torch.use():` lets fastcnn compute F.conv2d, F.max_pool2d, F.avg_pool2d, F.unfold and F.batch_norm inside, wherever they are called
+    from: by hand, by nn.Conv2d, in a library. It belongs to the thread. Every other operation of PyTorch costs about a microsecond more inside.
 
     backward may be called inside or outside: what was computed by fastcnn has fastcnn's gradient.
     """

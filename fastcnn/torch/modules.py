@@ -1,4 +1,5 @@
-"""fastcnn's containers that PyTorch has no name for, as PyTorch modules with the same children, so with the same state_dict keys."""
+"""What is said of PyTorch modules on this side: whether they have hooks; and fastcnn's containers that PyTorch has no name for, as PyTorch modules with
+the same children, so with the same state_dict keys."""
 
 from __future__ import annotations
 
@@ -30,3 +31,9 @@ class Concat(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return torch.cat([branch(input) for branch in self.children()], dim=self.dim)
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Does somebody look at (or change) what passes through this module?"""
+    values = vars(module)
+    return bool(values["_forward_hooks"] or values["_forward_pre_hooks"] or values["_backward_hooks"] or values["_backward_pre_hooks"])

@@ -17,9 +17,9 @@ log = logging.getLogger("fastcnn")
 def swap_(model: torch.nn.Module) -> torch.nn.Module:
     """Let fastcnn compute the convolutions, poolings and batch normalisations of model, in place; returns model.
 
-    Conv2d, MaxPool2d, AvgPool2d, BatchNorm2d, Unfold and Sequential change their class, and nothing else: the same Parameter objects, so optimizers, state_dict, hooks,
-    deepcopy and torch.save go on as before, and `isinstance(layer, torch.nn.Conv2d)` still holds. In a Sequential, runs of layers from a Conv2d on are computed as one.
-    Subclasses and other layers stay as they are; `print(report(model))` lists both. unswap_ takes it back.
+    Conv2d, MaxPool2d, AvgPool2d, BatchNorm2d, Unfold and Sequential change their class, and nothing else: the same Parameter objects, so optimizers,
+    state_dict, hooks, deepcopy and torch.save go on as before, and `isinstance(layer, torch.nn.Conv2d)` still holds. In a Sequential, runs of layers from a
+    Conv2d on are computed as one. Subclasses and other layers stay as they are; `print(report(model))` lists both. unswap_ takes it back.
 
     Tensors that fastcnn does not compute with (other devices and dtypes, subclasses, under autocast, torch.func, torch.compile) go to PyTorch, call by call.
     """

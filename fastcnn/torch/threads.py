@@ -1,8 +1,9 @@
 """One set of threads for both libraries.
 
-PyTorch's OpenMP threads spin for milliseconds after each of its loops, and take a CPU from fastcnn's own threads, which then wait for their turn: a training step
-of deep-cifar10 took 43 ms on two cores instead of 35. So fastcnn's loops run on PyTorch's threads from the first swapped operation on, and their number
-is what torch.set_num_threads says.
+PyTorch's OpenMP threads spin for milliseconds after each of its loops, and take a CPU from fastcnn's own threads, which then wait for their turn: a
+training step of deep-cifar10, swapped, took 43 ms on two cores instead of 35. So fastcnn's loops run on PyTorch's threads from the first swapped operation
+on, and their number is what torch.set_num_threads says. With torch.set_num_threads(1), the other remedy, it took 36 ms, but whatever PyTorch computes
+itself then has one core only.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def follow() -> None:
 def share_threads(on: bool = True) -> bool:
     """Let fastcnn's loops run on PyTorch's threads, as many as torch.get_num_threads() says, or again on its own (on=False); returns whether they share.
 
-    Swapped modules and `use()` do it by themselves. Not everywhere can be shared: PyTorch must be built with OpenMP, and fastcnn with its own pool (Linux, GCC). Where it
-    cannot, torch.set_num_threads(1) is the next best.
+    Swapped modules, `use()` and `fit` do it by themselves. Not everywhere can be shared: PyTorch must be built with OpenMP, and fastcnn with its own pool
+    (Linux, GCC). Where they cannot, torch.set_num_threads(1) is the next best.
     """
     global _followed
     if backend.available()["cpu"] is not None:

@@ -13,6 +13,7 @@ from fastcnn import nn
 from fastcnn.torch.back import write_into
 from fastcnn.torch.convert import Converter, from_torch, optimizer_from_torch
 from fastcnn.torch.tensors import array
+from fastcnn.torch.threads import follow
 from fastcnn.train import History
 from fastcnn.train import fit as fit_fastcnn
 from fastcnn.train.data import PairBatches
@@ -33,7 +34,7 @@ def fit(
     module      on the CPU, of a kind that from_torch takes
     train, val  a DataLoader; or a Dataset or an (x, y) pair of tensors or arrays, of which batches of batch_size are made; or what fastcnn.fit takes
     loss        a loss of torch.nn; CrossEntropyLoss() by default
-    optimizer   of torch.optim over module.parameters(), with one group and no steps made: its kind and options are used, it makes no step itself. Adam by default
+    optimizer   of torch.optim over module.parameters(), with no steps made: its kind and options are used, it makes no step itself. Adam by default
     options     those of fastcnn.fit: epochs, metrics, seed, callbacks, out, ...
     Raises      NotConvertible, before anything is trained
     """
@@ -44,6 +45,7 @@ def fit(
     model = converter.convert(module, "")
     own_loss = nn.CrossEntropyLoss() if loss is None else loss if isinstance(loss, nn.Module) else from_torch(loss)
     own_optimizer = None if optimizer is None else optimizer_from_torch(optimizer, list(model.parameters()), converter.sources)
+    follow()
     modes = [(part, part.training) for part in model.modules()]
     seed = options.get("seed", 0)
     batches = _batches(train, batch_size, True, seed)
