@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import bridge, convs, data, memory, overhead, roofline, steps
+from bench import bridge, changes, convs, data, growth, memory, overhead, roofline, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
@@ -11,12 +11,30 @@ FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a traini
 RESULTS = Path(__file__).with_name("results")
 START, END = "<!-- table:start -->", "<!-- table:end -->"
 
-RENDERERS = {module.KIND: module.render for module in (steps, bridge, memory, convs, roofline, overhead, data)}
-"""How each kind of result is printed, on the terminal and in the README; the order is the README's."""
+RENDERERS = {module.KIND: module.render for module in (steps, bridge, memory, roofline, convs, growth, overhead, data, changes)}
+"""How each kind of result is printed on the terminal; the order is the README's."""
+
+BRIEF = {convs.KIND: convs.brief, growth.KIND: growth.brief}
+"""Kinds that are printed shorter in the README."""
 
 
 def render(document: dict) -> str:
     return RENDERERS[document["kind"]](document)
+
+
+def save(document: dict, path: Path) -> None:
+    """As JSON with one row to a line; written beside and renamed."""
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        else:
+            value = json.dumps(value)
+        lines.append(f" {json.dumps(key)}: {value}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS)) -> int:
@@ -29,5 +47,5 @@ def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS))
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ValueError(f"{readme.name} must hold {START} and {END} once each, in this order")
     before, after = text.partition(START)[0], text.partition(END)[2]
-    readme.write_text(before + "\n\n".join([START, *map(render, documents), END]) + after, encoding="utf-8")
+    readme.write_text(before + "\n\n".join([START, *(BRIEF.get(document["kind"], render)(document) for document in documents), END]) + after, encoding="utf-8")
     return len(documents)
