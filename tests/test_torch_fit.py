@@ -10,7 +10,7 @@ from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 import fastcnn  # noqa: E402
-from fastcnn.torch import NotConvertible, explain, fit, from_torch, swap_  # noqa: E402
+from fastcnn.torch import Explanation, NotConvertible, explain, fit, from_torch, swap_  # noqa: E402
 
 
 def network():
@@ -106,6 +106,12 @@ def test_explain_measures_and_recommends(training):
     assert found.speedup("swap_") == pytest.approx(found.plain / min(found.times["swap_"][0], found.times["swap_ (channels_last)"][0]))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert [type(part) for part in model.modules()] == [type(part) for part in network().modules()] and all(p.grad is None for p in model.parameters())
+
+
+def test_an_explanation_says_that_the_machine_was_busy():
+    calm = Explanation("forward", 2, 3, {"PyTorch": (2.0, 2.1), "swap_": (1.0, 1.1)}, "swap", None)
+    busy = Explanation("forward", 2, 3, {"PyTorch": (2.0, 5.1), "swap_": (1.0, 1.1)}, "swap", None)
+    assert "busy" in str(busy) and "busy" not in str(calm) and calm.speedup("swap_") == 2 and "2.00x" in str(calm)
 
 
 def test_explain_says_what_cannot_be():

@@ -21,6 +21,7 @@ from fastcnn.train.runner import Runner
 from fastcnn.train.trainer import first_parametrised
 
 PAUSE = 0.012  # seconds before a turn: other libraries' threads spin for some milliseconds after their last loop
+BUSY = 2.0  # times the minimum: a median beyond is other processes' doing
 WORTH = 1.1  # times faster: less is within what two measurements differ by, and not worth a dependency
 LAYOUTS = {"": torch.contiguous_format, " (channels_last)": torch.channels_last}
 
@@ -54,6 +55,8 @@ class Explanation:
         lines = [f"{self.what}, {self.threads} thread{'s' * (self.threads != 1)}, minimum and median of {self.turns} turns"]
         lines += [f"  {name:<{width}} {low:9.3f} ms {median:9.3f} ms  {self.plain / low:5.2f}x" for name, (low, median) in self.times.items()]
         lines += [f"  from_torch cannot: {self.reason}"] if self.reason else []
+        if any(median > BUSY * low for low, median in self.times.values()):
+            lines.append("  medians far from minima: the machine was busy, so measure again")
         return "\n".join([*lines, self.recommendation])
 
 
