@@ -57,6 +57,12 @@ def _data(args: Args) -> dict:
     return data.run(data.Settings(args.batch, images, args.data_dir, args.backend, args.threads, args.repeats))
 
 
+def _bridge(args: Args) -> dict:
+    from bench import bridge
+
+    return bridge.run(bridge.Settings(args.recipes, args.batch, args.threads, args.repeats))
+
+
 def _memory(args: Args) -> dict:
     from bench import memory
 
@@ -147,6 +153,12 @@ def _network_options(made: Options) -> None:
     made.add_argument("--batch", type=_batches, help="images per batch, a list like 1,16,64,256 (default: 64, for wide-256 8; inference 1 as well)")
 
 
+def _bridge_options(made: Options) -> None:
+    made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: simple-cifar10 deep-cifar10)")
+    made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
+    _measures(made, peers=False, backend=False)
+
+
 def _data_options(made: Options) -> None:
     made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
     made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
@@ -204,6 +216,7 @@ COMMANDS: dict[str, Command] = {
     "step": Command("training steps of the recipes", _network_options, _networks),
     "inference": Command("the recipes' networks in evaluation mode, a batch and one image at a time", _network_options, _networks),
     "layers": Command("the recipes layer by layer, forward and backward", _network_options, _networks),
+    "bridge": Command("training steps of PyTorch modules: plain, with fastcnn under their layers, and converted", _bridge_options, _bridge),
     "growth": Command("time against batch, image size, channels, kernel size and threads; cliffs are listed", _growth_options, _growth),
     "roofline": Command("FMA peak and copy bandwidth, and the share that a 3x3 layer reaches", _roofline_options, _roofline),
     "memory": Command("memory that a training step of the recipes needs", _recipe_options, _memory),
