@@ -17,7 +17,8 @@ COMMANDS = {
     "overhead": "import time and the cost of a call without arithmetic",
     "data": "images per second of the data path, and the share of a LeNet epoch that waits for it",
     "memory": "memory that a training step of the recipes needs",
-    "readme": "fill the tables of bench/README.md from bench/results/*.json",
+    "recipes": "what runs of `fastcnn train` reached, from their folders, beside what was reported",
+    "readme": "fill the tables of README.md and bench/README.md from bench/results/*.json",
 }
 
 OPS = ["forward", "grad_input", "grad_weight"]
@@ -32,6 +33,11 @@ def parser(command: str) -> argparse.ArgumentParser:
         epilog="commands: " + "; ".join(f"{name}: {what}" for name, what in COMMANDS.items()),
     )
     if command == "readme":
+        return made
+    if command == "recipes":
+        made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of `fastcnn train`; those that differ in the seed alone are one row")
+        made.add_argument("--note", default="", help="what has to be known about these runs: a busy machine, say")
+        made.add_argument("--json", type=Path, metavar="OUT", help="write the result there too; its rows of other commands stay")
         return made
     if command == "conv":
         made.add_argument("lists", nargs="*", metavar="LIST", help="problem lists of bench/shapes or files (default: reports odd batch1)")
@@ -65,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(words)
     if command == "readme":
         return _readme()
+    if command == "recipes":
+        return _recipes(args, options)
     if "numpy" not in sys.modules:  # its BLAS reads the thread count once
         environment.pin_threads(args.threads)
     args.repeats = args.repeats or (SHORT_REPEATS if args.short else REPEATS)
@@ -120,9 +128,19 @@ def _deliver(document: dict, path: Path | None) -> int:
 def _readme() -> int:
     from bench import readme
 
-    print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
-    print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
+    for place in readme.PLACES:
+        print(f"{readme.fill(place, readme.RESULTS)} results are now in {place.file}, between its marks {place.name}")
     return 0
+
+
+def _recipes(args: argparse.Namespace, options: argparse.ArgumentParser) -> int:
+    from bench import peers, runs
+
+    header = environment.describe(environment.usable_cpus(), peers.versions([]))
+    try:
+        return _deliver(runs.run(args.runs, args.note, args.json, header), args.json)
+    except peers.Unusable as error:
+        options.error(str(error))
 
 
 def _positive(word: str) -> int:

@@ -34,7 +34,9 @@ def lenet():
 
 def test_names_and_aliases():
     assert "lenet" in recipes.names()
-    assert recipes.get("lenet-mnist") is recipes.get("lenet")
+    lenet, alias = recipes.get("lenet"), recipes.get("lenet-mnist")
+    assert (lenet.data_name(), alias.data_name()) == ("digits", "mnist")
+    assert alias.name == lenet.name and dict(alias.setups) == lenet.setups and alias.setup("digits") == lenet.setup()
     every = [alias for name in recipes.names() for alias in (name, *recipes.get(name).aliases)]
     assert len(every) == len(set(every))
 
@@ -139,6 +141,17 @@ def test_options_are_checked_and_kept():
     with pytest.raises(ValueError, match="simple-cifar10: no option 'pool', it has none"):
         recipes.get("simple-cifar10").configured(pool="max")
     assert recipe.configured(pool=None).configuration() == recipe.configuration()
+
+
+def test_the_rate_of_two_convolutions_rises_for_a_tenth_of_the_steps_and_falls_to_zero():
+    recipe = recipes.get("twoconv-mnist")
+    trainer = recipe.trainer(recipe.model(rng=0), epochs=2, lr=0.5, steps=10)
+    rates = []
+    for _ in range(20):
+        rates.append(trainer.optimizer.lr)
+        trainer.step(np.zeros((1, 1, 28, 28), np.float32), np.array([3]))
+    assert rates[:2] == [0.25, 0.5] and np.allclose(np.diff(rates[2:]), -0.5 / 18) and trainer.optimizer.lr == 0
+    assert recipe.trainer(recipe.model(rng=0), lr=0.5).schedule is None
 
 
 # Data
@@ -377,6 +390,7 @@ def test_lenet_learns_the_digits(run):
     assert result.confusion.sum() == 355 and result.accuracy == pytest.approx(np.trace(result.confusion) / 355)
     assert np.average(list(result.class_accuracy.values()), weights=result.confusion.sum(axis=1)) == pytest.approx(result.accuracy)
     assert result.history["val_accuracy"][-1] == result.accuracy and result.seconds == sum(result.history["seconds"])
+    assert result.training_images == 1442 and 0.9 < result.training_accuracy <= 1 and result.seconds < result.total_seconds
 
 
 def test_a_run_leaves_everything_in_its_folder(run):

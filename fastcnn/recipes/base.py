@@ -50,7 +50,8 @@ class RecipeData(NamedTuple):
 class Recipe:
     """Base class. A recipe gives the class attributes, model() and trainer(); the rest has defaults that suit most.
 
-    name, aliases    what `fastcnn train` calls it
+    name             what `fastcnn train` calls it
+    aliases          other name -> the data set that is the default under it
     description      the network and its training in a line
     reported         what its source reported, to be printed beside our own figure
     source           where network and setup come from
@@ -64,7 +65,7 @@ class Recipe:
     """
 
     name: str
-    aliases: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = {}
     description: str
     reported: str
     source: str
@@ -80,8 +81,14 @@ class Recipe:
         """The network with fresh weights."""
         raise NotImplementedError
 
-    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> Any:
-        """A fastcnn.Trainer over the model with the recipe's loss, optimizer and schedule; epochs is what the schedule is planned for."""
+    def trainer(
+        self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None, steps: int | None = None
+    ) -> Any:
+        """A fastcnn.Trainer over the model with the recipe's loss, optimizer and schedule.
+
+        epochs  what the schedule is planned for
+        steps   batches of an epoch: where the rate moves with every batch it stays constant without them
+        """
         raise NotImplementedError
 
     def trained(self, model: Any) -> Any:
@@ -120,6 +127,12 @@ class Recipe:
     def configuration(self) -> dict[str, Any]:
         """The value of every option: recipe.configured(**recipe.configuration()) is the same recipe."""
         return {name: getattr(self, name) for name in self.options}
+
+    def preferring(self: Self, data: str) -> Self:
+        """The recipe with that data set as the default."""
+        chosen = copy.copy(self)
+        chosen.setups = {data: self.setups[data], **self.setups}
+        return chosen
 
     def setup(self, data: str | None = None, **changes: Any) -> Setup:
         """The Setup for a data set (the first one by default), with those changes that are not None; ValueError for impossible numbers."""

@@ -23,7 +23,9 @@ class Cifar10Recipe(Recipe):
     setups = {"cifar10": Setup(epochs=15, batch_size=64, lr=1e-3)}
     validation = 0.2
 
-    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> Trainer:
+    def trainer(
+        self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None, steps: int | None = None
+    ) -> Trainer:
         setup = self.setup(data, epochs=epochs, lr=lr)
         optimizer = optim.Adam(model.parameters(), lr=setup.lr)
         return Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=schedule.CosineAnnealingLR(optimizer, setup.epochs))

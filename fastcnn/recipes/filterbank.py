@@ -125,7 +125,9 @@ class FilterBank(DigitsRecipe):
     def trained(self, model: Any) -> nn.Sequential:
         return model[FIXED:]
 
-    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> FeatureTrainer:
+    def trainer(
+        self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None, steps: int | None = None
+    ) -> FeatureTrainer:
         setup = self.setup(data, epochs=epochs, lr=lr)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return FeatureTrainer(model, OneHotBCELoss(), optim.SGD(parameters, lr=setup.lr))
