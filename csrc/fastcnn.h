@@ -29,6 +29,7 @@ enum fc_eltwise_op {
         void (*tile_outer)(T *const *rows, fc_index x_pixel, fc_index x_row, fc_index x_image, const T *grad, fc_index g_pixel,      \
                            fc_index g_row, fc_index g_image, fc_index pixels, fc_index nrows, fc_index images, int accumulate, T *out,                     \
                            fc_index out_stride, int m, int nv);                                                                            \
+        void (*dots)(const T *x, const T *w, fc_index w_row, fc_index length, T *out, int rows);                                           \
         void (*transpose)(const T *src, fc_index src_stride, T *dst, fc_index dst_stride, fc_index rows, fc_index cols,                    \
                           fc_index rows_out);                                                                                              \
         void (*depthwise)(const T *x, fc_index x_pixel, fc_index tap_row, fc_index tap_col, fc_index kh, fc_index kw, const T *w,          \

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastcnn.nn import changes
 from fastcnn.nn.module import Module
 from fastcnn.shapes import ShapeError, by
 
@@ -60,6 +61,8 @@ class _Container(Module):
                 vars(self).pop(name, None)
             vars(self).update(before)
             raise
+        finally:
+            changes.note()
 
     def _named(self) -> list[tuple[str, Module]]:
         return [(name, value) for name, value in vars(self).items() if isinstance(value, Module)]

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastcnn.nn import changes
 from fastcnn.nn.parameter import FLOATS, Parameter
 from fastcnn.shapes import ShapeError, by
 
 Self = TypeVar("Self", bound="Module")
+_MISSING = object()
 
 
 class IncompatibleKeys(NamedTuple):
@@ -74,12 +76,19 @@ class Module:
     _buffer_names: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(self.__dict__.get(name), Parameter) and not (value is None or isinstance(value, Parameter)):
+        before = self.__dict__.get(name, _MISSING)
+        if isinstance(before, Parameter) and not (value is None or isinstance(value, Parameter)):
             raise TypeError(
                 f"{type(self).__name__}: {name} is a Parameter and cannot become a {type(value).__name__}: "
                 f"assign a Parameter, or write to {name}.data[...]"
             )
         object.__setattr__(self, name, value)
+        if before is not value and name[0] != "_":  # what a layer remembers of a forward is no change
+            changes.note()
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        changes.note()
 
     def forward(self, *inputs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastcnn.nn import changes
 from fastcnn.shapes import ShapeError, by
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -29,6 +30,11 @@ class Parameter:
         self.data = data
         self.grad: np.ndarray | None = None
         self.requires_grad = requires_grad
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        if name != "grad":
+            changes.note()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,12 +68,12 @@ class Parameter:
         if self.grad is not None:
             self.grad += grad
         else:
-            self.grad = grad if grad.flags.writeable else np.array(grad)
+            _set_grad(self, grad if grad.flags.writeable else np.array(grad))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradient, or with set_to_none=False fill it with zeros."""
         if set_to_none:
-            self.grad = None
+            _set_grad(self, None)
         elif self.grad is not None:
             self.grad.fill(0)
 
@@ -85,3 +91,6 @@ class Parameter:
     def __repr__(self) -> str:
         frozen = "" if self.requires_grad else ", requires_grad=False"
         return f"Parameter({by(self.shape)}, {self.dtype}{frozen})"
+
+
+_set_grad = Parameter.grad.__set__  # type: ignore[attr-defined]  # past __setattr__: twice per parameter in every step

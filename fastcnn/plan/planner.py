@@ -11,6 +11,7 @@ import numpy as np
 
 from fastcnn import backend, nn
 from fastcnn.backends.cpu import _lanes, _runtime, select
+from fastcnn.nn import changes
 from fastcnn.nn.parameter import FLOATS
 from fastcnn.plan import narrow, wide
 from fastcnn.plan.dense import Dense, Flat, Own
@@ -89,6 +90,8 @@ class Planner:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.memory = model, Memory()
         self._plans: dict[tuple, tuple[Plan, list]] = {}
+        self._unchanged: dict[tuple, Plan] = {}  # by kind of call, since the last change of any module
+        self._version = -1
         self._lanes: WeakValueDictionary[tuple, _lanes.Lanes] = WeakValueDictionary()  # they live as long as a plan uses them
 
     def plan(self, x: Any, training: bool) -> Plan | None:
@@ -96,12 +99,22 @@ class Planner:
             return None
         if type(self.model) is not nn.Sequential or replaced(self.model) or isinstance(x, np.ma.MaskedArray):
             return None
+        call = (x.shape, x.dtype.char, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get())
+        version = changes.latest()
+        if version != self._version:
+            self._version = version
+            self._unchanged = {}
+        return self._unchanged.get(call) or self._search(x, training, call)
+
+    def _search(self, x: np.ndarray, training: bool, call: tuple) -> Plan | None:
+        """A plan made before for the model as it is now, or a new one."""
         held: list[Any] = []
-        key = (x.shape, x.dtype.char, x.flags.c_contiguous, training, _runtime.isa(), select.algorithm.get(), *self._state(held))
+        key = (*call, *self._state(held))
+        tells = True
         try:
             hash(key)
-        except TypeError:  # an option given as a list
-            key = (repr(key),)
+        except TypeError:  # an option given as a list, which may change and nobody is told
+            key, tells = (repr(key),), False
         plan, _ = self._plans.pop(key, (None, None))
         if plan is None:
             try:
@@ -110,12 +123,15 @@ class Planner:
                 return None
             while len(self._plans) >= MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
+                self._unchanged.clear()
         self._plans[key] = plan, held  # the latest one last
+        if tells:
+            self._unchanged[call] = plan
         return plan
 
     def _state(self, held: list[Any]) -> list[Any]:
         """What a plan depends on besides the input: which layers there are, with what options, in what mode, and over which arrays. Whatever is known by its id
-        goes into `held`, which is kept with the plan: an id is nobody else's as long as its object lives. This runs in every step."""
+        goes into `held`, which is kept with the plan: an id is nobody else's as long as its object lives."""
         state: list[Any] = []
         stack = [self.model]
         while stack:

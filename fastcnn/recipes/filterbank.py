@@ -30,7 +30,7 @@ from fastcnn.recipes.base import RecipeData, Setup
 from fastcnn.recipes.digits import DigitsRecipe
 from fastcnn.train import Trainer
 from fastcnn.train.data import ahead, evaluation_batches
-from fastcnn.train.trainer import evaluating
+from fastcnn.train.runner import Runner
 
 SIZE = 17
 ORIENTATIONS = 6
@@ -70,14 +70,14 @@ class FeatureTrainer(Trainer):
 
     def __init__(self, model: Any, *arguments: Any, **options: Any):
         super().__init__(model[FIXED:], *arguments, **options)
-        self.bank = model[:FIXED]
+        self._bank = Runner(model[:FIXED])
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """(N, 36, 6, 6)"""
-        if x.shape[1] == self.bank[0].out_channels:
+        if x.shape[1] == len(self._bank.model[0].weight.data):
             return x
-        with evaluating(self.bank):  # nothing is kept for a backward pass
-            return self.bank(x)
+        with self._bank.evaluating():  # nothing is kept for a backward pass
+            return self._bank.infer(x, set())
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         return super().step(self.features(x), y)

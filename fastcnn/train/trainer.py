@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ class Trainer:
         A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean". prefetch is as in fit.
         """
         logits, targets, refreshed = [], [], set()
-        with evaluating(self.model), ahead(evaluation_batches(data, self.model, batch_size or self.inference_batch), prefetch) as coming:
+        with self._runner.evaluating(), ahead(evaluation_batches(data, self.model, batch_size or self.inference_batch), prefetch) as coming:
             for x, y in coming:
                 logits.append(self._runner.infer(x, refreshed))
                 targets.append(np.asarray(y))
@@ -116,7 +115,7 @@ class Trainer:
         batch_size = batch_size or self.inference_batch
         if len(x) == 0:
             raise ValueError("predict: x holds no images")
-        with evaluating(self.model):
+        with self._runner.evaluating():
             refreshed: set[int] = set()
             if len(x) <= batch_size:
                 return self._runner.infer(x, refreshed)
@@ -214,16 +213,3 @@ def first_parametrised(model: Any) -> Any:
         if any(True for _ in layer.parameters()):
             return first_parametrised(layer)
     return None
-
-
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module has the mode it had, also one that was frozen by hand."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

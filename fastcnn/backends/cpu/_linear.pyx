@@ -4,6 +4,8 @@
 y (M, O) = x (M, C) W^T + b. As a 1x1 convolution (`_conv_forward.pyx`) the weights are packed into panels at every call: two more passes over a matrix that in a
 fully connected layer is the largest array of the network, for a few rows of x. Here x is packed instead, the tile's rows are rows of W, and y comes out transposed. The gradient of x
 needs no packing at all: rows of W are its panels. Each sum is the same chain over c (or o) as in the other algorithm: same bits.
+
+A few rows of x fill the lanes badly: there the lanes run along c, and the time is that of reading W once.
 """
 cimport numpy as cnp
 from cython.parallel cimport prange
@@ -21,6 +23,9 @@ cdef enum:
     PANEL_BYTES = 96 * 1024  # of x: a block that stays in L2 while all rows of W go past it
     COLUMNS = 1024           # of x per piece that is packed
     GRAD_COLUMNS = 192       # of grad_input per item: all rows of W, this wide, stay in L2
+    DOT_ROWS = 4             # of W at a time, in the kernel
+    DOT_COLUMNS = 1024       # of these four rows: 16 KB, which stay in L1 while the rows of x go past
+    DOT_ITEM = 16            # rows of W per item
 
 
 cdef void pack_block(const fc_isa* kernels, const Panels* p, index k0, index k1, const real* x, real* packed) noexcept nogil:
@@ -102,6 +107,52 @@ def linear(cnp.ndarray input, cnp.ndarray weight, bias, out=None):
     else:
         multiply(kernels, <const double*>cnp.PyArray_DATA(x), <const double*>cnp.PyArray_DATA(w), <const double*>bp, M, C, O, <double*>cnp.PyArray_DATA(y), arena.base, threads)
     release(arena)
+    return y
+
+
+cdef void dot_rows(const fc_isa* kernels, const real* x, const real* w, const real* bias, index M, index C, index O, index first, index after, real* y) noexcept nogil:
+    """Columns first .. after - 1 of y."""
+    cdef index m, o, c = 0, wide
+    for m in range(M):
+        for o in range(first, after):
+            y[m * O + o] = bias[o] if bias != NULL else 0
+    while c < C:
+        wide = imin(DOT_COLUMNS, C - c)
+        o = first
+        while o < after:
+            for m in range(M):
+                if real is float:
+                    kernels.f32.dots(x + m * C + c, w + o * C + c, C, wide, y + m * O + o, <int>imin(DOT_ROWS, after - o))
+                else:
+                    kernels.f64.dots(x + m * C + c, w + o * C + c, C, wide, y + m * O + o, <int>imin(DOT_ROWS, after - o))
+            o += DOT_ROWS
+        c += wide
+
+
+cdef void all_dots(const fc_isa* kernels, const real* x, const real* w, const real* bias, index M, index C, index O, real* y, int threads) noexcept:
+    cdef index items = ceil_div(O, DOT_ITEM), i
+    for i in prange(items, nogil=True, num_threads=threads, schedule="static"):
+        dot_rows(kernels, x, w, bias, M, C, O, i * DOT_ITEM, imin(O, (i + 1) * DOT_ITEM), y)
+
+
+def linear_dots(cnp.ndarray input, cnp.ndarray weight, bias, out=None):
+    """y = x W^T + b for a few rows of x."""
+    cdef const fc_isa* kernels = active_isa()
+    cdef cnp.ndarray x = cnp.PyArray_GETCONTIGUOUS(input), w = cnp.PyArray_GETCONTIGUOUS(weight), b, y
+    cdef index M = x.shape[0], C = x.shape[1], O = w.shape[0]
+    cdef cnp.npy_intp shape[2]
+    shape[0], shape[1] = M, O
+    y = out if out is not None else cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
+    # reading W takes longer than multiplying: at some 50 GB/s a byte is the time of 5 operations
+    cdef int threads = thread_count(5.0 * w.size * cnp.PyArray_ITEMSIZE(w), ceil_div(O, DOT_ITEM))
+    cdef const void* bp = NULL
+    if bias is not None:
+        b = cnp.PyArray_GETCONTIGUOUS(bias)
+        bp = cnp.PyArray_DATA(b)
+    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
+        all_dots(kernels, <const float*>cnp.PyArray_DATA(x), <const float*>cnp.PyArray_DATA(w), <const float*>bp, M, C, O, <float*>cnp.PyArray_DATA(y), threads)
+    else:
+        all_dots(kernels, <const double*>cnp.PyArray_DATA(x), <const double*>cnp.PyArray_DATA(w), <const double*>bp, M, C, O, <double*>cnp.PyArray_DATA(y), threads)
     return y
 
 
