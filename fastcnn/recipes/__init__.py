@@ -4,7 +4,8 @@
     model = recipe.model()
     trainer = recipe.trainer(model)
     data = recipe.datasets("digits")                  # train, val and test in the network's geometry
-    fastcnn.fit(trainer, data.train, data.val, epochs=recipe.setup().epochs, transform=recipe.transform(data.train))
+    seen = (*recipe.augmentation, recipe.transform(data.train))
+    fastcnn.fit(trainer, data.train, data.val, epochs=recipe.setup().epochs, transform=seen)
 
 or all of it, with a run folder, in one call: `recipes.train("lenet")`.
 

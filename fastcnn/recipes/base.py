@@ -58,6 +58,7 @@ class Recipe:
     input_shape      (C, H, W) of the network's input
     setups           data set name -> Setup; the first is the default
     options          what can be chosen besides: see Option
+    augmentation     random transforms of the training images, while they are uint8; nothing else is measured with them
     validation       the part of the training images that is set aside to validate on; 0: the test set is shown after every epoch
     dark_ground      trained on bright drawings on a dark ground: predicting from others earns a warning
     inference_batch  images at once where nothing is trained; fewer where one image's activations are large
@@ -72,6 +73,7 @@ class Recipe:
     input_shape: tuple[int, int, int]
     setups: Mapping[str, Setup]
     options: Mapping[str, Option] = {}
+    augmentation: tuple[Any, ...] = ()
     validation: float = 0.0
     dark_ground = False
     inference_batch: int = INFERENCE_BATCH

@@ -15,6 +15,7 @@ import numpy as np
 from fastcnn import backend, checkpoint, metrics, nn, random
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.datasets import Batches, Dataset
+from fastcnn.datasets.augment import flat
 from fastcnn.recipes.base import Recipe, RecipeData, Setup
 from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
@@ -237,7 +238,7 @@ def _run(run: _Run, progress: bool, compare: bool, callbacks: Sequence[Callback]
         epochs=run.setup.epochs,
         batch_size=run.setup.batch_size,
         seed=run.seed,
-        transform=transform,
+        transform=(*run.recipe.augmentation, *flat(transform)),
         progress=progress,
         callbacks=callbacks,
         out=run.folder.path,
