@@ -63,12 +63,19 @@ def _read(folder: Path, note: str) -> dict:
     }
 
 
+def _name(recipe: Recipe, data: str) -> tuple[str, bool]:
+    """What the recipe is called on a data set, and whether that set is the default under this name."""
+    if data == recipe.data_name():
+        return recipe.name, True
+    aliases = [alias for alias, default in recipe.aliases.items() if default == data]
+    return (aliases[0], True) if aliases else (recipe.name, False)
+
+
 def _command(recipe: Recipe, config: dict) -> str:
     """What has to be typed to get this run, but for the seed: the options that are not the recipe's own."""
     options = config["options"]
-    words = ["fastcnn", "train", recipe.name]
-    if options["data"] != recipe.data_name():
-        words += ["--data", options["data"]]
+    name, is_default = _name(recipe, options["data"])
+    words = ["fastcnn", "train", name, *([] if is_default else ["--data", options["data"]])]
     if config["data_dir"] is not None:
         words += ["--data-dir", "DIR"]
     given = {name: value for name, value in recipe.setup(options["data"])._asdict().items() if value != options[name]}
@@ -88,10 +95,11 @@ def render(document: dict) -> str:
         runs = row["runs"]
         seconds = min(statistics.median(one["epoch_seconds"]) for one in runs)
         totals = [one["total_seconds"] for one in runs if one["total_seconds"] is not None]
+        name, is_default = _name(recipes.get(row["recipe"]), row["data"])
         seeds = len(runs) > 1 or runs[0]["seed"] != 0
         cells.append(
             [
-                row["recipe"] + ("" if row["data"] == recipes.get(row["recipe"]).data_name() else f" on {row['data']}"),
+                name if is_default else f"{name} on {row['data']}",
                 row["reported"],
                 _percent([one["test_accuracy"] for one in runs]),
                 _percent([one["training_accuracy"] for one in runs]),

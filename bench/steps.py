@@ -302,6 +302,16 @@ COMMANDS: dict[str, tuple[Callable[[recipes.Recipe, Settings], Iterator[tuple[st
 """What measures, and the title of its table."""
 
 
+RATE_COLUMNS = ["images/s", "PyTorch's"]
+
+
+def _rates(row: dict, backend: str) -> list[str]:
+    """The cells under RATE_COLUMNS: images, or frames, per second by the minimum."""
+    batch = int(row["what"].rpartition(" ")[2])
+    minima = (row["results"].get(name, {}).get("minimum") for name in (backend, compare.best(row["results"], "torch")))
+    return [report.MISSING if seconds is None else report.three_digits(batch / seconds) for seconds in minima]
+
+
 def render(document: dict) -> str:
     """One table, worst ratio first."""
     settings = document["settings"]
@@ -314,8 +324,10 @@ def render(document: dict) -> str:
             row["what"],
             *compare.our_cells(row["results"], backend, report.milliseconds),
             *compare.rival_cells(row["results"], backend, report.milliseconds),
+            *(_rates(row, backend) if document["command"] == "inference" else ()),
         ]
         for row in sorted(document["rows"], key=compare.worst_first(settings))
     ]
-    table = report.table(["recipe", "what", backend, "median", *compare.RIVAL_COLUMNS], cells)
+    rates = RATE_COLUMNS if document["command"] == "inference" else []
+    table = report.table(["recipe", "what", backend, "median", *compare.RIVAL_COLUMNS, *rates], cells)
     return compare.page(f"{title}: {backend}, float32{batch}, {settings['threads']} threads", document, "ms", ["", table])

@@ -393,6 +393,8 @@ def test_torch_twin_computes_what_the_recipe_does(command, name):
     assert all(len(row["results"]) == 3 for row in document["rows"])
     if command == "inference":
         assert [row["what"] for row in document["rows"]] == ["inference, batch 4", "inference, batch 1"]
+        minimum = document["rows"][0]["results"]["reference"]["minimum"]
+        assert "images/s" in readme.render(document) and f" {report.three_digits(4 / minimum)} " in readme.render(document)
 
 
 def test_without_a_batch_every_recipe_has_its_own():
@@ -534,6 +536,16 @@ def run_folders(tmp_path):
         make("b", {"seed": 4}, 0.96, [9.0], 400.0),
         make("c", {"subset": 50, "lr": 0.5}, 0.5, [1.0], None, {"pool": "average"}),
     ]
+
+
+def test_a_run_is_named_after_its_data(tmp_path, run_folders, capsys):
+    config = json.loads((run_folders[0] / "config.json").read_text()) | {"recipe": "lenet", "recipe_options": {"restarts": 0}}
+    for chosen, name, words in (("mnist", "lenet-mnist", "lenet-mnist"), ("fashion-mnist", "lenet on fashion-mnist", "lenet --data fashion-mnist")):
+        config["options"] |= recipes.get("lenet").setup(chosen)._asdict() | {"data": chosen}
+        (run_folders[0] / "config.json").write_text(json.dumps(config))
+        assert main(["recipes", str(run_folders[0])]) == 0
+        shown = capsys.readouterr().out
+        assert f"| {name} " in shown and f"`fastcnn train {words} --data-dir DIR`" in shown
 
 
 def test_runs_become_a_table_of_what_to_type_and_what_came_of_it(run_folders, tmp_path, capsys):
