@@ -46,7 +46,9 @@ def _read(folder: Path, note: str) -> dict:
         recipe = recipes.get(config["recipe"])
         measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         one = {name: measured[name] for name in ("test_accuracy", "test_images", "training_accuracy", "training_images", "training_seconds", "total_seconds")}
-    except (CheckpointError, OSError, ValueError) as error:
+    except CheckpointError as error:  # names the folder itself
+        raise Unusable(str(error)) from None
+    except (OSError, ValueError) as error:
         raise Unusable(f"{folder}: {error}") from None
     except KeyError as error:
         raise Unusable(f"{folder}: metrics.json lacks {error}") from None
