@@ -1,146 +1,261 @@
 """Command line of the benchmark suite: `python -m bench [COMMAND] --help`."""
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import environment
-
-COMMANDS = {
-    "conv": "convolutions against PyTorch and the NumPy reference (the default)",
-    "roofline": "FMA peak and copy bandwidth of this machine, and the share that a 3x3 layer reaches",
-    "step": "training steps of the recipes",
-    "inference": "the recipes' networks in evaluation mode, a batch and one image at a time",
-    "layers": "the recipes layer by layer, forward and backward",
-    "overhead": "import time and the cost of a call without arithmetic",
-    "data": "images per second of the data path, and the share of a LeNet epoch that waits for it",
-    "memory": "memory that a training step of the recipes needs",
-    "recipes": "what runs of `fastcnn train` reached, from their folders, beside what was reported",
-    "readme": "fill the tables of README.md and bench/README.md from bench/results/*.json",
-}
 
 OPS = ["forward", "grad_input", "grad_weight"]
 REPEATS, SHORT_REPEATS = 20, 3
 
+Options = argparse.ArgumentParser
+Args = argparse.Namespace
 
-def parser(command: str) -> argparse.ArgumentParser:
-    """The options of one command; modules that import NumPy are not needed for it."""
-    made = argparse.ArgumentParser(
-        prog=f"python -m bench {command}",
-        description=COMMANDS[command],
-        epilog="commands: " + "; ".join(f"{name}: {what}" for name, what in COMMANDS.items()),
-    )
-    if command == "readme":
-        return made
-    if command == "recipes":
-        made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of `fastcnn train`; those that differ in the seed alone are one row")
-        made.add_argument("--note", default="", help="what has to be known about these runs: a busy machine, say")
-        made.add_argument("--json", type=Path, metavar="OUT", help="write the result there too; its rows of other commands stay")
-        return made
-    if command == "conv":
-        made.add_argument("lists", nargs="*", metavar="LIST", help="problem lists of bench/shapes or files (default: reports odd batch1)")
-        made.add_argument("--ops", type=_ops, default=OPS, help="a list of " + ",".join(OPS))
-        made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-        made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
-    if command in ("step", "layers", "inference", "memory"):
-        made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: all)")
-    if command in ("step", "layers", "inference"):
-        made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
-    if command == "data":
-        made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
-        made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
-        made.add_argument("--batch", type=_positive, default=64, help="images per step (default 64)")
-    if command != "roofline":
+
+# What the commands do. Only the modules that a command needs are imported; those that measure return a document.
+
+
+def _conv(args: Args) -> dict:
+    from bench import convs
+
+    lists = args.lists or (["short"] if args.short else ["reports", "odd", "batch1"])
+    return convs.run(convs.Settings(lists, args.ops, args.backend, args.peers, args.threads, args.dtype, args.format, args.repeats))
+
+
+def _networks(args: Args) -> dict:
+    from bench import steps
+
+    return steps.run(args.command, steps.Settings(args.recipes, args.batch, args.backend, args.peers, args.threads, args.repeats))
+
+
+def _roofline(args: Args) -> dict:
+    from bench import roofline
+
+    return roofline.run(args.threads, args.repeats)
+
+
+def _overhead(args: Args) -> dict:
+    from bench import overhead
+
+    return overhead.run(args.backend, args.peers, args.threads, args.repeats)
+
+
+def _data(args: Args) -> dict:
+    from bench import data
+
+    images = args.images or (data.SHORT_IMAGES if args.short else data.IMAGES)
+    return data.run(data.Settings(args.batch, images, args.data_dir, args.backend, args.threads, args.repeats))
+
+
+def _memory(args: Args) -> dict:
+    from bench import memory
+
+    return memory.run(args.backend, args.peers, args.recipes, args.threads)
+
+
+def _growth(args: Args) -> dict:
+    from bench import growth
+
+    return growth.run(growth.Settings(args.backend, args.threads, args.dtype, args.format, args.repeats, args.short))
+
+
+def _compare(args: Args) -> dict | int:
+    from bench import changes
+
+    if args.against:
+        return changes.against(args.against, changes.Settings(args.lists or ["changes"], args.ops, args.threads, args.dtype, args.format, args.repeats))
+    if len(args.lists) != 2:
+        raise changes.Mistake("takes OLD.json and NEW.json, or --against what")
+    print(changes.between(*map(Path, args.lists)))
+    return 0
+
+
+def _report(args: Args) -> int:
+    from bench import html
+
+    for path in html.write(args.results or sorted(html.RESULTS.glob("*.json")), args.out, pictures=not args.no_png):
+        print(path)
+    return 0
+
+
+def _full(args: Args) -> int:
+    from bench import full
+
+    return full.run(args.out, args.again, args.only)
+
+
+def _readme(args: Args) -> int:
+    from bench import readme
+
+    print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
+    print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
+    readme.fill(readme.FRONT, readme.RESULTS, (readme.runs.KIND,), readme.RECIPES)
+    return 0
+
+
+def _recipes(args: Args) -> int:
+    from bench import readme, runs
+
+    document = runs.run(args.runs, args.note, args.json)
+    print(readme.render(document))
+    if args.json is not None:
+        readme.save(document, args.json)
+    return 0
+
+
+# Their options
+
+
+def _measures(made: Options, peers: bool = True, backend: bool = True) -> None:
+    """What all that measure take."""
+    if backend:
         made.add_argument("--backend", default="cpu", help="the backend of ours that is measured (default cpu)")
-    if command not in ("roofline", "data"):
-        made.add_argument("--peers", default="auto", help="auto (what is installed), none, or a list of torch,reference")
+    if peers:
+        made.add_argument("--peers", default="auto", help="auto (reference, and PyTorch if installed), all, none, or a list; see bench/README.md")
     made.add_argument("--threads", type=_positive, default=environment.usable_cpus(), help="workers of each library (default: all CPUs)")
     made.add_argument("--repeats", type=_positive, help=f"timed turns of each library (default {REPEATS})")
-    made.add_argument("--short", action="store_true", help=f"a look in seconds: {SHORT_REPEATS} turns, and a small list for conv")
+    made.add_argument("--short", action="store_true", help=f"a look in seconds: {SHORT_REPEATS} turns, and small problems")
     made.add_argument("--json", type=Path, metavar="OUT", help="write the result there too")
+
+
+def _problem_options(made: Options, ops: bool = True) -> None:
+    if ops:
+        made.add_argument("--ops", type=_ops, default=OPS, help="a list of " + ",".join(OPS))
+    made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
+
+
+def _conv_options(made: Options) -> None:
+    made.add_argument("lists", nargs="*", metavar="LIST", help="problem lists of bench/shapes or files (default: reports odd batch1)")
+    _problem_options(made)
+    _measures(made)
+
+
+def _recipe_options(made: Options) -> None:
+    made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: all)")
+    _measures(made)
+
+
+def _network_options(made: Options) -> None:
+    _recipe_options(made)
+    made.add_argument("--batch", type=_batches, help="images per batch, a list like 1,16,64,256 (default: 64, for wide-256 8; inference 1 as well)")
+
+
+def _data_options(made: Options) -> None:
+    made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
+    made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
+    made.add_argument("--batch", type=_positive, default=64, help="images per step (default 64)")
+    _measures(made, peers=False)
+
+
+def _roofline_options(made: Options) -> None:
+    _measures(made, peers=False, backend=False)
+
+
+def _growth_options(made: Options) -> None:
+    _problem_options(made, ops=False)
+    _measures(made, peers=False)
+
+
+def _compare_options(made: Options) -> None:
+    made.add_argument("lists", nargs="*", metavar="OLD.json NEW.json", help="two results; with --against: problem lists (default: changes)")
+    made.add_argument("--against", metavar="WHAT", help="measure anew, in turns: this tree against a git revision (built in build/) or a folder")
+    _problem_options(made)
+    _measures(made, peers=False, backend=False)
+
+
+def _report_options(made: Options) -> None:
+    made.add_argument("results", nargs="*", type=Path, metavar="RESULT.json", help="results (default: bench/results/*.json)")
+    made.add_argument("--out", type=Path, default=Path("bench-report"), help="folder of report.html and the pictures (default bench-report)")
+    made.add_argument("--no-png", action="store_true", help="only the HTML file, which takes no matplotlib")
+
+
+def _recipes_options(made: Options) -> None:
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of `fastcnn train`; those that differ in the seed alone are one row")
+    made.add_argument("--note", default="", help="what has to be known about these runs: a busy machine, say")
+    made.add_argument("--json", type=Path, metavar="OUT", help="write the result there too; its rows of other commands stay")
+
+
+def _full_options(made: Options) -> None:
+    made.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of the results (default bench/results)")
+    made.add_argument("--again", action="store_true", help="measure also what this commit has a result of already")
+    made.add_argument("--only", type=lambda word: word.split(","), metavar="PART,...", help="these parts only")
+
+
+class Command(NamedTuple):
+    what: str
+    options: Callable[[Options], None]
+    run: Callable[[Args], dict | int]
+
+
+COMMANDS: dict[str, Command] = {
+    "conv": Command("convolutions against the peers, problem by problem (the default)", _conv_options, _conv),
+    "step": Command("training steps of the recipes", _network_options, _networks),
+    "inference": Command("the recipes' networks in evaluation mode, a batch and one image at a time", _network_options, _networks),
+    "layers": Command("the recipes layer by layer, forward and backward", _network_options, _networks),
+    "growth": Command("time against batch, image size, channels, kernel size and threads; cliffs are listed", _growth_options, _growth),
+    "roofline": Command("FMA peak and copy bandwidth, and the share that a 3x3 layer reaches", _roofline_options, _roofline),
+    "memory": Command("memory that a training step of the recipes needs", _recipe_options, _memory),
+    "overhead": Command("import time and the cost of a call without arithmetic", _measures, _overhead),
+    "data": Command("images per second of the data path, and the share of a LeNet epoch that waits for it", _data_options, _data),
+    "recipes": Command("what runs of `fastcnn train` reached, from their folders, beside what was reported", _recipes_options, _recipes),
+    "full": Command("all of these, each in its own file of bench/results; goes on where it was stopped", _full_options, _full),
+    "compare": Command("what changed between two results, and what is only noise", _compare_options, _compare),
+    "report": Command("one HTML page and pictures of results", _report_options, _report),
+    "readme": Command("fill the tables of the READMEs from bench/results/*.json", lambda made: None, _readme),
+}
+
+
+def parser(name: str) -> Options:
+    """The options of one command; NumPy is not needed for it."""
+    made = Options(
+        prog=f"python -m bench {name}",
+        description=COMMANDS[name].what,
+        epilog="commands: " + "; ".join(f"{other}: {command.what}" for other, command in COMMANDS.items()),
+    )
+    COMMANDS[name].options(made)
+    made.set_defaults(command=name)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 1 a result was wrong, 2 the command line was."""
+    """Run one command; 0 done, 1 a result was wrong or slower, 2 the command line was wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
-    command = words.pop(0) if words and words[0] in COMMANDS else "conv"
-    options = parser(command)
+    name = words.pop(0) if words and words[0] in COMMANDS else "conv"
+    options = parser(name)
     args = options.parse_args(words)
-    if command == "readme":
-        return _readme()
-    if command == "recipes":
-        return _recipes(args, options)
-    if "numpy" not in sys.modules:  # its BLAS reads the thread count once
-        environment.pin_threads(args.threads)
-    args.repeats = args.repeats or (SHORT_REPEATS if args.short else REPEATS)
+    if "threads" in args and "numpy" not in sys.modules:  # its BLAS reads the thread count once
+        os.environ.update(environment.thread_variables(args.threads))
 
-    from bench import peers, problems
+    from bench import peers, problems, readme
+    from bench.changes import Mistake
+    from bench.worker import Failed
     from fastcnn.datasets import DatasetError
 
+    neighbours = environment.Neighbours()
     try:
-        args.peers = peers.chosen(getattr(args, "peers", "none"))
-        neighbours = environment.Neighbours()
-        document = _measure(command, args)
-    except (problems.ProblemError, peers.Unusable, DatasetError) as error:
+        if "repeats" in args:
+            args.repeats = args.repeats or (SHORT_REPEATS if args.short else REPEATS)
+            peers.check_backend(getattr(args, "backend", "cpu"))
+        if "peers" in args:
+            args.peers = peers.chosen(args.peers)
+        done = COMMANDS[name].run(args)
+    except (problems.ProblemError, peers.Unusable, DatasetError, Mistake) as error:
         options.error(str(error))
-    document["header"]["other processes"] = environment.neighbours_text(neighbours.busy())
-    return _deliver(document, args.json)
-
-
-def _measure(command: str, args: argparse.Namespace) -> dict:
-    """Run the command; only the modules that it needs are imported."""
-    from bench import convs, data, memory, overhead, peers, roofline, steps
-
-    backend = getattr(args, "backend", "cpu")
-    peers.check_backend(backend)
-    peers.set_threads(args.peers, args.threads)
-    header = environment.describe(args.threads, peers.versions(args.peers))
-    if command == "roofline":
-        return roofline.run(args.threads, header, args.repeats)
-    if command == "overhead":
-        return overhead.run(backend, args.peers, args.threads, header, args.repeats)
-    if command == "data":
-        images = args.images or (data.SHORT_IMAGES if args.short else data.IMAGES)
-        return data.run(data.Settings(args.batch, images, args.data_dir, backend, args.threads, args.repeats), header)
-    if command == "memory":
-        return memory.run(backend, args.peers, args.recipes, args.threads, header)
-    if command in ("step", "layers", "inference"):
-        settings = steps.Settings(args.recipes, args.batch, backend, args.peers, args.threads, args.repeats)
-        return steps.run(command, settings, header)
-    lists = args.lists or (["short"] if args.short else ["reports", "odd", "batch1"])
-    settings = convs.Settings(lists, args.ops, backend, args.peers, args.threads, args.dtype, args.format, args.repeats)
-    return convs.run(settings, header, roofline.fma_peak(args.dtype, args.threads) if peers.compiled() else None)
-
-
-def _deliver(document: dict, path: Path | None) -> int:
-    from bench import readme
-
-    print(readme.render(document))
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return 1 if document["refused"] else 0
-
-
-def _readme() -> int:
-    from bench import readme
-
-    for place in readme.PLACES:
-        print(f"{readme.fill(place, readme.RESULTS)} results are now in {place.file}, between its marks {place.name}")
-    return 0
-
-
-def _recipes(args: argparse.Namespace, options: argparse.ArgumentParser) -> int:
-    from bench import peers, runs
-
-    header = environment.describe(environment.usable_cpus(), peers.versions([]))
-    try:
-        return _deliver(runs.run(args.runs, args.note, args.json, header), args.json)
-    except peers.Unusable as error:
-        options.error(str(error))
+    except Failed as error:
+        print(f"python -m bench {name}: {error}", file=sys.stderr)
+        return 1
+    if isinstance(done, int):
+        return done
+    done["header"]["other processes"] = environment.neighbours_text(neighbours.busy())
+    print(readme.render(done))
+    if args.json is not None:
+        readme.save(done, args.json)
+    return 1 if done["refused"] else 0
 
 
 def _positive(word: str) -> int:
@@ -148,6 +263,10 @@ def _positive(word: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{word} is below 1")
     return value
+
+
+def _batches(word: str) -> list[int]:
+    return [_positive(part) for part in word.split(",")]
 
 
 def _ops(word: str) -> list[str]:

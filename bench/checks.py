@@ -4,18 +4,12 @@ import math
 
 import numpy as np
 
-from bench.peers import Fastcnn, Operands
 from bench.problems import Problem
-from bench.timing import Contender
+from bench.worker import Arrays
 
 
 class WrongResult(ArithmeticError):
-    """A contender computed something else; it is not timed."""
-
-
-def expected(problem: Problem, op: str, operands: Operands) -> np.ndarray:
-    """The op in float64 by the NumPy reference, from the very numbers the contenders get."""
-    return np.asarray(Fastcnn("reference").contender(problem, op, operands.astype("float64")).result())
+    """A library computed something else; it is not timed."""
 
 
 def limit(problem: Problem, op: str, dtype: str) -> float:
@@ -41,9 +35,9 @@ def error(result: np.ndarray, expected: np.ndarray) -> float:
     return difference / scale if scale > 0 else difference
 
 
-def checked_error(contender: Contender, expected: np.ndarray, dtype: str, limit: float) -> float:
-    """Run the contender once and return its error; WrongResult if shape, dtype or numbers are not the op's."""
-    result = np.asarray(contender.result())
+def checked_error(results: Arrays, truth: Arrays, dtype: str, limit: float) -> float:
+    """The error of an op's result; WrongResult if shape, dtype or numbers are not the op's."""
+    (result,), (expected,) = results, truth
     if result.shape != expected.shape or result.dtype != np.dtype(dtype):
         raise WrongResult(f"returned {result.dtype} {result.shape} where {dtype} {expected.shape} was expected")
     measured = error(result, expected)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 import fastcnn
-from bench import report
+from bench import environment, report
+from bench.peers import Fastcnn
 from fastcnn import datasets, recipes
 from fastcnn.backend import use_backend
 from fastcnn.datasets import Batches, Compose, Dataset, RandomCrop, RandomHorizontalFlip, Standardize
@@ -31,8 +32,9 @@ class Settings:
     repeats: int
 
 
-def run(settings: Settings, header: dict[str, str]) -> dict:
+def run(settings: Settings) -> dict:
     """Time passes over the batches without a network, then epochs with batches made ahead and with batches made when asked for, in turns."""
+    header = environment.describe(settings.threads, Fastcnn(settings.backend).start(settings.threads))
     recipe = recipes.get("lenet")
     mnist, source = _mnist(settings)
     train = mnist.map(recipe.prepare)

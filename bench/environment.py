@@ -16,10 +16,9 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pin_threads(threads: int) -> None:
-    """Tell the libraries that read their thread count once, when first imported (NumPy's BLAS does)."""
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
+def thread_variables(threads: int) -> dict[str, str]:
+    """What tells the libraries that read their thread count once, when first imported (NumPy's BLAS does)."""
+    return dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
 def describe(threads: int, libraries: dict[str, str]) -> dict[str, str]:

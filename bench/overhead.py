@@ -5,17 +5,18 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bench import checks, compare, report
-from bench.peers import OPS, Operands, libraries
+from bench import checks, compare, environment, report
+from bench.contest import Contest
+from bench.convs import ConvJob
+from bench.peers import OPS, Library, libraries
 from bench.problems import load
-from bench.timing import Contender
-from fastcnn import functional
-from fastcnn.backend import use_backend
+from bench.worker import Prepared
 
 KIND = "overhead"
 
@@ -32,27 +33,40 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], dict[str, object]]] = {
 LIMIT = 1e-5
 """Largest error of such a call: 100 eps, its results being sums of a few terms."""
 
-Case = tuple[str, np.ndarray, float, list[Contender]]
-"""A call in words, its result in float64, the largest error that passes, and who is timed."""
+@dataclass(frozen=True)
+class CallJob:
+    """One of CALLS on standard normal numbers; `exact`: in float64, from the very numbers the libraries get."""
+
+    name: str
+    exact: bool = False
+
+    def prepare(self, library: Library) -> Prepared | None:
+        shapes, options = CALLS[self.name]
+        rng = np.random.default_rng(0)
+        arrays = [rng.standard_normal(shape, dtype="float32") for shape in shapes]
+        contender = library.function(self.name, [array.astype("float64") for array in arrays] if self.exact else arrays, options)
+        if contender is None:
+            return None
+        return Prepared(contender, [np.asarray(contender.result())])
 
 
-def run(backend: str, peers: list[str], threads: int, header: dict[str, str], repeats: int) -> dict:
-    modules = ["numpy", "fastcnn", "fastcnn.functional", *(["torch"] if "torch" in peers else [])]
+def run(backend: str, peers: list[str], threads: int, repeats: int) -> dict:
     rows, refused = [], []
-    for call, expected, limit, contenders in [*_convolutions(backend, peers), *_calls(backend, peers)]:
-        results: compare.Results = {}
-        right = []
-        for contender in contenders:
-            try:
-                checks.checked_error(contender, expected, "float32", limit)
-                right.append(contender)
-            except checks.WrongResult as wrong:
-                results[contender.name] = {"refused": str(wrong)}
-        results |= compare.timed(right, repeats, backend)
-        rows.append({"call": call, "results": results})
-        refused += compare.refusals(call, results)
-    settings = {"backend": backend, "peers": peers, "threads": threads, "repeats": repeats}
-    return {"kind": KIND, "header": header, "settings": settings, "refused": refused, "imports": import_times(modules, repeats), "rows": rows}
+    with Contest(libraries(backend, peers), threads) as contest:
+        for call, job, limit in [*_convolutions(), *_functions()]:
+            truth = contest.truth(replace(job, exact=True))
+            results = contest.measure(job, truth, partial(checks.checked_error, dtype="float32", limit=limit), repeats)
+            rows.append({"call": call, "results": results})
+            refused += compare.refusals(call, results)
+    modules = ["numpy", "fastcnn", "fastcnn.functional", *(["torch"] if "torch" in peers else [])]
+    return {
+        "kind": KIND,
+        "header": environment.describe(threads, contest.about),
+        "settings": {"backend": backend, "peers": peers, "threads": threads, "repeats": repeats},
+        "refused": refused,
+        "imports": import_times(modules, repeats),
+        "rows": rows,
+    }
 
 
 def import_times(modules: list[str], repeats: int) -> dict[str, dict[str, float]]:
@@ -71,33 +85,16 @@ def import_times(modules: list[str], repeats: int) -> dict[str, dict[str, float]
     return {module: {"minimum": min(taken), "median": statistics.median(taken)} for module, taken in zip(modules, zip(*seconds, strict=True), strict=True)}
 
 
-def _convolutions(backend: str, peers: list[str]) -> Iterator[Case]:
+def _convolutions() -> Iterator[tuple[str, ConvJob, float]]:
+    """Each in words, as a job, and with the largest error that passes."""
     for problem in load("overhead"):
-        operands = Operands.of(problem, "float32")
         for op in OPS:
-            contenders = [library.contender(problem, op, operands) for library in libraries(backend, peers)]
-            yield f"conv2d {op} {problem}", checks.expected(problem, op, operands), checks.limit(problem, op, "float32"), contenders
+            yield f"conv2d {op} {problem}", ConvJob(problem, op, "float32"), checks.limit(problem, op, "float32")
 
 
-def _calls(backend: str, peers: list[str]) -> Iterator[Case]:
-    rng = np.random.default_rng(0)
-    for name, (shapes, options) in CALLS.items():
-        arrays = [rng.standard_normal(shape, dtype="float32") for shape in shapes]
-        contenders = [_ours(name, arrays, options, library) for library in dict.fromkeys([backend, *(p for p in peers if p == "reference")])]
-        if "torch" in peers:
-            contenders.append(_theirs(name, arrays, options))
-        expected = np.asarray(_ours(name, [array.astype("float64") for array in arrays], options, "reference").result())
-        yield f"{name} {', '.join('x'.join(map(str, array.shape)) for array in arrays)}", expected, LIMIT, contenders
-
-
-def _ours(name: str, arrays: list[np.ndarray], options: dict, backend: str) -> Contender:
-    return Contender(backend, partial(getattr(functional, name), *arrays, **options), partial(use_backend, backend))
-
-
-def _theirs(name: str, arrays: list[np.ndarray], options: dict) -> Contender:
-    import torch
-
-    return Contender("torch nchw", partial(getattr(torch.nn.functional, name), *map(torch.from_numpy, arrays), **options), torch.inference_mode)
+def _functions() -> Iterator[tuple[str, CallJob, float]]:
+    for name, (shapes, _) in CALLS.items():
+        yield f"{name} {', '.join('x'.join(map(str, shape)) for shape in shapes)}", CallJob(name), LIMIT
 
 
 def render(document: dict) -> str:
@@ -109,7 +106,7 @@ def render(document: dict) -> str:
         [
             row["call"],
             *compare.our_cells(row["results"], backend, report.microseconds),
-            *compare.rival_cells(row["results"], backend, report.microseconds),
+            *compare.rival_cells(row["results"], settings, report.microseconds),
         ]
         for row in sorted(document["rows"], key=compare.worst_first(settings))
     ]
@@ -117,6 +114,6 @@ def render(document: dict) -> str:
         "",
         report.table(["import", "ms", "median"], imports),
         "",
-        report.table(["call", backend, "median", *compare.RIVAL_COLUMNS], calls),
+        report.table(["call", *compare.our_columns(backend), *compare.rival_columns(settings)], calls),
     ]
     return compare.page(f"Overhead: {backend}, {settings['threads']} threads", document, "us", tables)

@@ -2,51 +2,55 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
-from bench import convs, data, memory, overhead, roofline, runs, steps
-
-RESULTS = Path(__file__).with_name("results")
-
-RENDERERS = {module.KIND: module.render for module in (runs, steps, memory, convs, roofline, overhead, data)}
-"""How each kind of result is printed, on the terminal and in the READMEs; the order is theirs."""
-
-
-class Place(NamedTuple):
-    """Where results of some kinds stand: between the marks <!-- name:start --> and <!-- name:end --> of a file."""
-
-    file: Path
-    name: str
-    kinds: tuple[str, ...]
-
-    @property
-    def marks(self) -> tuple[str, str]:
-        return f"<!-- {self.name}:start -->", f"<!-- {self.name}:end -->"
-
+from bench import changes, convs, data, growth, memory, overhead, roofline, runs, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
-PLACES = (
-    Place(README, "table", tuple(kind for kind in RENDERERS if kind != runs.KIND)),
-    Place(FRONT, "recipes", (runs.KIND,)),
-    Place(FRONT, "table", (steps.KIND, roofline.KIND)),  # what a first reader wants: a training step, and how near to the machine's limit
-)
+FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a training step, and how near to the machine's limit
+RESULTS = Path(__file__).with_name("results")
+RECIPES = "recipes"  # the place of the front page where runs of the recipes stand; that of all other tables is TABLE
+TABLE = "table"
+
+RENDERERS = {module.KIND: module.render for module in (runs, steps, memory, roofline, convs, growth, overhead, data, changes)}
+"""How each kind of result is printed on the terminal; the order is the README's."""
+
+KINDS = tuple(kind for kind in RENDERERS if kind != runs.KIND)
+"""What bench/README.md shows."""
+
+BRIEF = {convs.KIND: convs.brief, growth.KIND: growth.brief}
+"""Kinds that are printed shorter in the README."""
 
 
 def render(document: dict) -> str:
     return RENDERERS[document["kind"]](document)
 
 
-def fill(place: Place, results: Path) -> int:
-    """Replace what stands between the place's marks by the tables of all results of its kinds; returns their number."""
+def save(document: dict, path: Path) -> None:
+    """As JSON with one row to a line; written beside and renamed."""
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        else:
+            value = json.dumps(value)
+        lines.append(f" {json.dumps(key)}: {value}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def fill(readme: Path, results: Path, kinds: tuple[str, ...] = KINDS, place: str = TABLE) -> int:
+    """Replace what stands between the two marks of a place by the tables of all results of these kinds; returns their number."""
+    start, end = f"<!-- {place}:start -->", f"<!-- {place}:end -->"
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
-    documents = [document for document in documents if document["kind"] in place.kinds]
+    documents = [document for document in documents if document["kind"] in kinds]
     order = list(RENDERERS)
     documents.sort(key=lambda document: order.index(document["kind"]))
-    text = place.file.read_text(encoding="utf-8")
-    start, end = place.marks
+    text = readme.read_text(encoding="utf-8")
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"{place.file.name} must hold {start} and {end} once each, in this order")
+        raise ValueError(f"{readme.name} must hold {start} and {end} once each, in this order")
     before, after = text.partition(start)[0], text.partition(end)[2]
-    place.file.write_text(before + "\n\n".join([start, *map(render, documents), end]) + after, encoding="utf-8")
+    readme.write_text(before + "\n\n".join([start, *(BRIEF.get(document["kind"], render)(document) for document in documents), end]) + after, encoding="utf-8")
     return len(documents)

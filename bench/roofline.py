@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from bench import checks, report
+from bench import checks, environment, report
 from bench.peers import FORMATS, OPS, Fastcnn, Operands
 from bench.problems import Problem, load
 from bench.timing import interleaved
@@ -55,8 +55,19 @@ def copy_bandwidth(threads: int, repeats: int = 5) -> float:
     return max(run() for _ in range(repeats))
 
 
-def run(threads: int, header: dict[str, str], repeats: int) -> dict:
-    """Peaks and bandwidth on one and on all threads, then the layer of shapes/roofline.txt on all."""
+def limits(dtype: str, threads: int) -> dict[str, float]:
+    """The machine's limits in the middle of a comparison: "fma" in flop/s and "copy" in bytes/s."""
+    return {"fma": fma_peak(dtype, threads), "copy": copy_bandwidth(threads, 3)}
+
+
+def bound(flops: int, moved: int, machine: dict[str, float] | None) -> float | None:
+    """Flop/s that no algorithm with these operations can pass when so many bytes have to cross memory; None without a machine."""
+    return min(machine["fma"], flops / moved * machine["copy"]) if machine and machine.get("copy") else None
+
+
+def run(threads: int, repeats: int) -> dict:
+    """Peaks and bandwidth on one and on all threads, then the layer of shapes/roofline.txt on all; no peer, so all in this process."""
+    header = environment.describe(threads, Fastcnn("cpu").start(threads))
     machine = {
         str(count): {"float32": fma_peak("float32", count), "float64": fma_peak("float64", count), "copy": copy_bandwidth(count)}
         for count in sorted({1, threads})
@@ -68,27 +79,27 @@ def run(threads: int, header: dict[str, str], repeats: int) -> dict:
     return {"kind": KIND, "header": header, "settings": settings, "refused": [], "machine": machine, "rows": rows}
 
 
-def _layer(problem: Problem, dtype: str, algorithm: str, limits: dict[str, float], repeats: int) -> list[dict]:
+def _layer(problem: Problem, dtype: str, algorithm: str, machine: dict[str, float], repeats: int) -> list[dict]:
     operands = Operands.of(problem, dtype)
-    intensity = problem.flops / (problem.elements * operands.input.itemsize)
-    bound = min(limits[dtype], intensity * limits["copy"])
+    moved = problem.elements * operands.input.itemsize
+    intensity, roof = problem.flops / moved, bound(problem.flops, moved, {"fma": machine[dtype], "copy": machine["copy"]})
     rows = []
     for op in OPS:
-        expected = checks.expected(problem, op, operands)
+        exact = Fastcnn("reference").contender(problem, op, operands.astype("float64")).result()
         for memory_format in FORMATS:
             contender = Fastcnn("cpu", memory_format, algorithm).contender(problem, op, operands)
-            error = checks.checked_error(contender, expected, dtype, checks.limit(problem, op, dtype))
+            error = checks.checked_error([contender.result()], [exact], dtype, checks.limit(problem, op, dtype))
             timing = interleaved([contender], repeats)[contender.name]
             case = {"op": op, "dtype": dtype, "format": memory_format, "algorithm": algorithm}
             times = {"minimum": timing.minimum, "median": timing.median, "speed": problem.flops / timing.minimum}
-            rows.append(case | times | {"error": error, "intensity": intensity, "bound": bound, "peak": limits[dtype]})
+            rows.append(case | times | {"error": error, "intensity": intensity, "bound": roof, "peak": machine[dtype]})
     return rows
 
 
 def render(document: dict) -> str:
     """Header, the machine's limits, and the layer's share of them."""
     machine = document["machine"]
-    limits = [[count, *(report.three_digits(limit[key] / 1e9) for key in ("float32", "float64", "copy"))] for count, limit in machine.items()]
+    probes = [[count, *(report.three_digits(limit[key] / 1e9) for key in ("float32", "float64", "copy"))] for count, limit in machine.items()]
     layers = [
         [
             row["op"],
@@ -115,7 +126,7 @@ def render(document: dict) -> str:
         [
             "### Roofline",
             report.header(document["header"]),
-            "\n" + report.table(["threads", "float32 peak GFLOP/s", "float64 peak GFLOP/s", "copy GB/s"], limits),
+            "\n" + report.table(["threads", "float32 peak GFLOP/s", "float64 peak GFLOP/s", "copy GB/s"], probes),
             f"\nThe layer {settings['problem']} ({settings['shape']}) on {settings['threads']} threads, minimum and median of "
             f"{settings['repeats']} turns. GFLOP/s count the direct algorithm's operations: Winograd does fewer and may pass 100 %.\n",
             report.table(columns, layers),

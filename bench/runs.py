@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench import report
+from bench import environment, report
 from bench.peers import Unusable
 from fastcnn import recipes
 from fastcnn.checkpoint import CheckpointError
@@ -20,7 +20,7 @@ KIND = "recipes"
 COLUMNS = ["recipe", "reported", "test %", "training %", "epochs", "s/epoch", "total", "command"]
 
 
-def run(folders: Iterable[Path], note: str, previous: Path | None, header: dict[str, str]) -> dict:
+def run(folders: Iterable[Path], note: str, previous: Path | None) -> dict:
     """The rows of these run folders, and those of the file `previous` (if there is one) that have other commands."""
     rows: dict[str, dict] = {}
     if previous is not None and previous.exists():
@@ -36,6 +36,10 @@ def run(folders: Iterable[Path], note: str, previous: Path | None, header: dict[
             raise Unusable(f"{row['command']}: two runs have the same seed, {', '.join(map(str, seeds))}")
     order = recipes.names()
     merged = sorted((rows | fresh).values(), key=lambda row: (order.index(row["recipe"]), row["command"]))
+    about = environment.describe(environment.usable_cpus(), {})
+    header = {name: about[name] for name in ("CPU", "Python", "NumPy")}  # of the machine; the runs may be of earlier commits
+    days = [one["started"][:10] for row in merged for one in row["runs"]]
+    header["runs started"] = " to ".join(sorted({min(days), max(days)}))
     return {"kind": KIND, "header": header, "refused": [], "rows": merged}
 
 
@@ -113,7 +117,7 @@ def render(document: dict) -> str:
         )
         if row["note"]:
             notes.append(f"- `{row['command']}`: {row['note']}")
-    lines = [report.header({name: text for name, text in document["header"].items() if name != "threads"}), "", report.table(COLUMNS, cells)]
+    lines = [report.header(document["header"]), "", report.table(COLUMNS, cells)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 

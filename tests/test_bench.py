@@ -2,18 +2,22 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import checks, compare, convs, data, environment, overhead, peers, problems, readme, report, runs, steps, timing
+from bench import checks, compare, convs, data, environment, networks, overhead, peers, problems, readme, report, rss, runs, steps, timing
 from bench.__main__ import main
+from bench.contest import Contest
 from bench.peers import OPS, Fastcnn, Operands
 from bench.problems import Problem, ProblemError
+from bench.worker import Failed, Prepared, Server, Worker
 from fastcnn import backend, datasets, nn, recipes
 from fastcnn.backend import use_backend
 
@@ -30,7 +34,8 @@ def tiny_list(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _quick_and_without_traces(monkeypatch):
-    """Sleeping before a turn matters for times only; the number of threads is the process's, and is put back."""
+    """Processes of their own and sleeping before a turn matter for times only; the number of threads is the process's, and is put back."""
+    monkeypatch.setattr(Contest, "start", Server)
     monkeypatch.setattr(timing, "SETTLE", 0.0)
     monkeypatch.setattr(timing, "STRETCH", 0.0)
     torch = sys.modules.get("torch")
@@ -45,10 +50,32 @@ def _quick_and_without_traces(monkeypatch):
 # Problem lists
 
 
-@pytest.mark.parametrize(("name", "count"), [("reports", 29), ("odd", 33), ("batch1", 18), ("roofline", 1), ("overhead", 2)])
+COUNTS = {"reports": 29, "odd": 33, "batch1": 18, "resnet50": 23, "vgg19": 9, "mobilenet": 19, "convnet": 5, "deepbench": 30, "onednn": 26, "changes": 14}
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_problem_list_holds_as_many_problems_as_it_has_lines(name, count):
     lines = [line.partition("#")[0].strip() for line in (problems.SHAPES / f"{name}.txt").read_text().splitlines()]
     assert len(problems.load(name)) == sum(map(bool, lines)) == count
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg19", "mobilenet", "convnet", "deepbench", "onednn"])
+def test_batches_are_reduced_as_the_list_says(name):
+    """Below 4 GFLOP and 128 MB, or a single image."""
+    for problem in problems.load(name):
+        assert problem.N == 1 or (problem.flops < 4e9 and problem.bytes < 128 * 2**20), problem.name
+        assert problem.N & (problem.N - 1) == 0
+
+
+def test_a_network_needs_the_operations_it_is_known_for():
+    """ResNet-50: 4.1 GFLOP of multiply-adds for one picture; in the list the inner blocks stand once."""
+    times = {"stage1.first-reduce": 1, "stage1.3x3": 3, "stage1.expand": 4, "stage1.reduce": 2}  # its skip has the shape of an expansion
+    for stage, blocks in ((2, 4), (3, 6), (4, 3)):
+        inner = dict.fromkeys((f"stage{stage}.reduce", f"stage{stage}.3x3"), blocks - 1)
+        times |= inner | {f"stage{stage}.first-reduce": 1, f"stage{stage}.first-3x3": 1, f"stage{stage}.skip": 1, f"stage{stage}.expand": blocks}
+    macs = {p.name: p.flops / p.N / 2 for p in problems.load("resnet50")}
+    assert sum(count * macs[name] for name, count in times.items()) + macs["conv1"] == pytest.approx(4.1e9, rel=0.01)
+    assert sum(p.flops / p.N / 2 for p in problems.load("mobilenet")) < 569e6, "one of five equal blocks"
 
 
 def test_every_problem_list_can_be_loaded():
@@ -175,6 +202,114 @@ def test_interleaved_refuses_contenders_of_one_name():
         timing.interleaved([_counting("a", []), _counting("a", [])], 1)
 
 
+# Processes
+
+
+@dataclass(frozen=True)
+class _Echo:
+    """A job that tells where it runs; `act` is what goes wrong there."""
+
+    act: str = ""
+
+    def prepare(self, library):
+        if self.act == "raise":
+            raise ArithmeticError("out of numbers")
+        if self.act == "die":
+            os._exit(7)
+        if self.act == "decline":
+            return None
+        print("a library that prints must not get between the answers")
+        pid = np.array([os.getpid()])
+        return Prepared(timing.Contender(library.name, lambda: sum(range(100))), [pid], {"threads": os.environ["OMP_NUM_THREADS"]})
+
+
+@pytest.fixture
+def worker():
+    worker = Worker(Fastcnn("reference"), 1)
+    yield worker
+    worker.close()
+
+
+def test_worker_is_a_process_of_its_own_and_takes_turns_there(worker):
+    (pid,), facts = worker.prepare(_Echo())
+    assert pid[0] not in (os.getpid(), 0) and facts == {"threads": "1"}
+    assert worker.once() > 0 and worker.turn(2) > 0
+    assert worker.call(os.getpid) == pid[0]
+    if sys.platform.startswith("linux"):
+        assert worker.cpu_seconds() > 0 and min(worker.call(rss.peak), worker.call(rss.resident)) > 1e6
+
+
+def test_worker_answers_after_a_failure(worker):
+    with pytest.raises(Failed, match="ArithmeticError: out of numbers .test_bench.py:"):
+        worker.prepare(_Echo("raise"))
+    assert worker.prepare(_Echo("decline")) is None
+    with pytest.raises(Failed, match="reference has no job"):
+        worker.turn(1)
+    assert worker.prepare(_Echo())
+
+
+def test_worker_that_ends_is_named(worker):
+    with pytest.raises(Failed, match="the process of reference ended with status 7 during prepare"):
+        worker.prepare(_Echo("die"))
+    assert worker.cpu_seconds() is None
+
+
+def test_library_that_cannot_start_is_a_mistake(monkeypatch):
+    monkeypatch.setattr(Contest, "start", Worker)
+    with pytest.raises(peers.Unusable, match="ModuleNotFoundError"):
+        Contest([Fastcnn("reference"), _Missing()], 1)
+
+
+@dataclass(frozen=True)
+class _Missing:
+    name = "missing"
+    root = None
+    yardstick = False
+
+    def environment(self):
+        return {}
+
+    def start(self, threads):
+        import no_such_library  # noqa: F401
+
+
+def test_peak_memory_starts_anew(worker):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("this system does not tell the resident memory")
+    worker.call(np.ones, 1 << 22)
+    before = worker.call(rss.peak)
+    worker.call(rss.reset_peak)
+    assert worker.call(rss.peak) < before - (1 << 24)
+
+
+def test_contest_measures_in_processes_and_reports_their_memory(monkeypatch):
+    """The reference is contestant and judge in one process; who declines the job has no result."""
+    monkeypatch.setattr(Contest, "start", Worker)
+    (problem,) = problems.parse([TINY], "here")
+    with Contest([Fastcnn("reference", "channels_last"), Fastcnn("reference", "nchw")][:1], 1) as contest:
+        row = convs.measure(problem, "forward", contest, _settings())
+        assert contest.measure(_Echo("decline"), [], checks.error, 1) == {}
+        with pytest.raises(Failed, match="out of numbers"):
+            contest.truth(_Echo("raise"))
+    (result,) = row["results"].values()
+    assert result["error"] < 1e-6 and result["minimum"] <= result["lower"] <= result["median"] <= result["upper"]
+    assert result["peak"] > 1e6 or not sys.platform.startswith("linux")
+
+
+def test_judge_computes_once_what_it_is_also_timed_for():
+    jobs = []
+
+    class Counted(_Echo):
+        def prepare(self, library):
+            jobs.append(library.name)
+            return Prepared(timing.Contender(library.name, lambda: 0), [np.zeros(1)])
+
+    job = Counted()
+    with Contest([Fastcnn("reference")], 1) as contest:
+        contest.measure(job, contest.truth(job), lambda results, truth: 0.0, 1)
+    assert jobs == ["reference"]
+
+
 # The circumstances
 
 
@@ -200,16 +335,20 @@ def test_own_work_is_no_neighbour(monkeypatch):
 # Right before fast
 
 
+def _exact(problem, op, operands):
+    return Fastcnn("reference").contender(problem, op, operands.astype("float64")).result()
+
+
 @pytest.mark.parametrize("memory_format", peers.FORMATS)
 @pytest.mark.parametrize("op", OPS)
 def test_contender_computes_the_op(op, memory_format):
     for problem in problems.load("short"):
         operands = Operands.of(problem, "float32")
-        expected = checks.expected(problem, op, operands)
+        expected = _exact(problem, op, operands)
         shape = {"forward": problem.output_shape, "grad_input": problem.input_shape, "grad_weight": problem.weight_shape}[op]
         assert expected.shape == shape and expected.dtype == np.float64
         contender = Fastcnn("reference", memory_format).contender(problem, op, operands)
-        assert checks.checked_error(contender, expected, "float32", checks.limit(problem, op, "float32")) > 0
+        assert checks.checked_error([contender.result()], [expected], "float32", checks.limit(problem, op, "float32")) > 0
 
 
 @pytest.mark.parametrize("memory_format", peers.FORMATS)
@@ -218,8 +357,8 @@ def test_torch_contender_computes_the_op(op, memory_format):
     pytest.importorskip("torch")
     for problem in problems.load("short"):
         operands = Operands.of(problem, "float64")
-        contender = peers.Torch(memory_format).contender(problem, op, operands)
-        checks.checked_error(contender, checks.expected(problem, op, operands), "float64", checks.limit(problem, op, "float64"))
+        result = np.asarray(peers.Torch(memory_format).contender(problem, op, operands).result())
+        checks.checked_error([result], [_exact(problem, op, operands)], "float64", checks.limit(problem, op, "float64"))
 
 
 def test_limit_notices_one_lost_product():
@@ -227,10 +366,10 @@ def test_limit_notices_one_lost_product():
     (problem,) = problems.parse(["p 64 1 34 34 1 3 3 1 0 1 1"], "here")
     operands = Operands.of(problem, "float32")
     k = problem.N * math.prod(problem.output_shape[2:])
-    expected = checks.expected(problem, "grad_weight", operands)
+    expected = _exact(problem, "grad_weight", operands)
     lost = operands.grad_output.copy()
     lost[0, 0, 16, 16] = 0
-    wrong = checks.expected(problem, "grad_weight", Operands(operands.input, operands.weight, lost))
+    wrong = _exact(problem, "grad_weight", Operands(operands.input, operands.weight, lost))
     assert k == 65_536
     assert checks.error(wrong, expected) > checks.limit(problem, "grad_weight", "float32")
 
@@ -244,10 +383,17 @@ class _Wrong:
     """A library that is off by a little, or returns the wrong type or NaN."""
 
     name = "torch nchw"
+    yardstick = False
 
     def __init__(self, spoil):
         self.spoil = spoil
         self.calls = 0
+
+    def start(self, threads):
+        return {}
+
+    def facts(self, contender):
+        return {}
 
     def contender(self, problem, op, operands):
         right = Fastcnn("reference").contender(problem, op, operands).result()
@@ -267,7 +413,8 @@ class _Wrong:
 def test_wrong_result_refuses_to_be_timed(spoil):
     (problem,) = problems.parse([TINY], "here")
     wrong = _Wrong(spoil)
-    row = convs.measure(problem, "forward", Operands.of(problem, "float32"), [Fastcnn("reference"), wrong], _settings())
+    with Contest([Fastcnn("reference"), wrong], 1) as contest:
+        row = convs.measure(problem, "forward", contest, _settings())
     assert wrong.calls == 1, "called to be checked, never to be timed"
     assert list(row["results"][wrong.name]) == ["refused"]
     assert "minimum" in row["results"]["reference"]
@@ -298,18 +445,27 @@ def _row(name, ours, torch):
 
 
 def test_rows_are_sorted_worst_first_and_lost_ones_stay():
-    settings = {"backend": "cpu", "peers": ["torch"]}
+    settings = {"backend": "cpu", "peers": ["torch", "reference"]}
     alone = {"call": "alone", "results": {"cpu": {"minimum": 1.0, "median": 1.0}}}
     refused = {"call": "refused", "results": {"cpu": {"refused": "error"}}}
     rows = [alone, _row("won", 1.0, 4.0), _row("lost", 2.0, 1.0), refused]
     assert [row["call"] for row in sorted(rows, key=compare.worst_first(settings))] == ["refused", "lost", "won", "alone"]
 
 
-def test_ratio_is_against_the_better_layout():
-    results = {"cpu": {"minimum": 1.0}, "torch nchw": {"minimum": 3.0}, "torch channels_last": {"minimum": 2.0}}
-    assert compare.best(results, "torch") == "torch channels_last"
-    assert compare.ratio(results, "cpu", "torch") == 2.0
-    assert compare.ratio(results, "cpu", "reference") is None
+def test_ratio_is_against_the_best_peer():
+    slow = {"minimum": 9.0}
+    results = {"cpu": {"minimum": 1.0}, "cpu isa=avx2": {"minimum": 0.5}, "torch nchw": {"minimum": 3.0}, "onnxruntime": {"minimum": 2.0}}
+    results |= {"jax": {"refused": "wrong"}, "reference": slow, "im2col": {"minimum": 1.5}, "loops": slow}
+    assert compare.best(results, "cpu") == "onnxruntime", "yardsticks and variants of ours are no rivals"
+    assert compare.ratio(results, "cpu") == 2.0 and compare.ratio(results, "cpu", "im2col") == 1.5
+    assert compare.ratio(results, "cpu", "jax") is None and compare.ratio({"cpu": slow}, "cpu") is None
+
+
+def test_spread_is_between_the_quartiles():
+    timing_ = timing.Timing.of([4.0, 1.0, 2.0, 3.0, 5.0], 1)
+    assert (timing_.minimum, timing_.lower, timing_.median, timing_.upper) == (1.0, 2.0, 3.0, 4.0)
+    assert compare.spread({"lower": 2.0, "median": 3.0, "upper": 4.0}) == pytest.approx(2 / 3)
+    assert compare.spread({"median": 3.0}) is None
 
 
 def test_table_is_markdown_with_numbers_to_the_right():
@@ -357,11 +513,17 @@ def test_conv_run_writes_what_it_prints(tiny_list, tmp_path, capsys):
         (["--backend", "abacus"], "no backend is called"),
         (["--peers", "abacus"], "no peer is called"),
         (["--threads", "0"], "0 is below 1"),
+        (["--peers", "reference:isa"], "is not understood at 'isa'"),
+        (["--peers", "reference:colour=red"], "is not understood at 'colour=red'"),
+        (["--peers", "reference:algorithm=magic"], "algorithm is one of auto, direct, winograd"),
+        (["step", "--batch", "1,0"], "0 is below 1"),
+        (["compare"], "takes OLD.json and NEW.json"),
+        (["compare", "--against", "no-such-revision"], "neither a folder that holds fastcnn nor a git revision"),
         (["step", "no-such-recipe"], "no recipe"),
     ],
 )
 def test_command_line_mistakes_are_named(arguments, complaint, capsys):
-    backend = [] if "--backend" in arguments else ["--backend", "reference"]
+    backend = [] if "--backend" in arguments or arguments[0] == "compare" else ["--backend", "reference"]
     with pytest.raises(SystemExit) as stop:
         main([*arguments, *backend])
     assert stop.value.code == 2
@@ -387,8 +549,8 @@ def test_recipes_run_on_the_reference_alone(command, capsys):
 def test_torch_twin_computes_what_the_recipe_does(command, name):
     """A twin with another update rule, initialisation or layer order would be refused, and is not."""
     pytest.importorskip("torch")
-    settings = steps.Settings([name], 4, "reference", ["torch"], 1, 1)
-    document = steps.run(command, settings, {})
+    settings = steps.Settings([name], [4, 1] if command == "inference" else [4], "reference", ["torch"], 1, 1)
+    document = steps.run(command, settings)
     assert document["refused"] == []
     assert all(len(row["results"]) == 3 for row in document["rows"])
     if command == "inference":
@@ -399,14 +561,14 @@ def test_torch_twin_computes_what_the_recipe_does(command, name):
 
 def test_without_a_batch_every_recipe_has_its_own():
     assert {name: recipes.get(name).bench_batch for name in recipes.names()} == dict.fromkeys(recipes.names(), 64) | {"wide-256": 8}
-    document = steps.run("inference", steps.Settings(["lenet"], None, "reference", [], 1, 1), {"CPU": "some"})
+    document = steps.run("inference", steps.Settings(["lenet"], None, "reference", [], 1, 1))
     assert [row["what"] for row in document["rows"]] == ["inference, batch 64", "inference, batch 1"]
     assert steps.render(document).startswith("### Inference: reference, float32, 1 threads")
 
 
 def test_what_drops_is_checked_without_dropping_and_timed_with_it():
     model, loose = nn.Sequential(nn.Dropout(0.5)), nn.Dropout(0.25)
-    with steps._nothing_dropped(model, loose):
+    with networks.nothing_dropped(model, loose):
         assert (model[0].p, loose.p) == (0.0, 0.0)
     assert (model[0].p, loose.p) == (0.5, 0.25)
 
@@ -416,7 +578,7 @@ def test_torch_twin_with_another_learning_rate_is_refused(monkeypatch):
     from bench import twin
 
     monkeypatch.setattr(twin, "optimizer", lambda ours, parameters: torch.optim.SGD(parameters, lr=2 * ours.lr))
-    document = steps.run("step", steps.Settings(["lenet"], 4, "reference", ["torch"], 1, 1), {})
+    document = steps.run("step", steps.Settings(["lenet"], [4], "reference", ["torch"], 1, 1))
     assert len(document["refused"]) == 2 and "off the reference" in document["refused"][0]
 
 
@@ -450,10 +612,9 @@ def test_data_that_is_not_where_it_should_be_is_a_mistake(tmp_path, capsys):
 
 def test_overhead_calls_mean_the_same_in_torch():
     pytest.importorskip("torch")
-    for call, expected, limit, contenders in overhead._calls("reference", ["torch"]):
-        assert len(contenders) == 2, call
-        for contender in contenders:
-            checks.checked_error(contender, expected, "float32", limit)
+    document = overhead.run("reference", ["torch"], 1, 1)
+    assert document["refused"] == []
+    assert all(list(row["results"]) == ["reference", "torch nchw", "torch channels_last"] for row in document["rows"])
 
 
 def test_roofline_states_peak_and_bound(monkeypatch, capsys):
@@ -470,7 +631,7 @@ def test_roofline_states_peak_and_bound(monkeypatch, capsys):
 
 
 def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):
-    monkeypatch.setattr(peers.backends, "available", lambda: {"reference": None, "cpu": "not built"})
+    monkeypatch.setattr(backend, "available", lambda: {"reference": None, "cpu": "not built"})
     with pytest.raises(SystemExit):
         main(["roofline", "--short"])
     assert "the backend cpu cannot be used: not built" in capsys.readouterr().err
@@ -482,29 +643,35 @@ def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):
 def test_readme_tables_come_from_results(tiny_list, tmp_path, capsys):
     main([str(tiny_list), "--backend", "reference", "--peers", "none", "--short", "--json", str(tmp_path / "tiny.json")])
     page = tmp_path / "README.md"
-    place = readme.Place(page, "table", tuple(readme.RENDERERS))
     page.write_text("before\n<!-- table:start -->\nold\n<!-- table:end -->\nafter\n")
-    assert readme.fill(place, tmp_path) == 1
+    assert readme.fill(page, tmp_path) == 1
     once = page.read_text()
     assert once.startswith("before\n") and once.endswith("\nafter\n") and "| tiny " in once and "old" not in once
-    readme.fill(place, tmp_path)
+    readme.fill(page, tmp_path)
     assert page.read_text() == once
-    assert readme.fill(place._replace(kinds=(runs.KIND,)), tmp_path) == 0 and "| tiny " not in page.read_text()
 
 
 def test_readme_without_its_marks_is_refused(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("no marks")
     with pytest.raises(ValueError, match="must hold"):
-        readme.fill(readme.Place(page, "table", tuple(readme.RENDERERS)), tmp_path)
+        readme.fill(page, tmp_path)
 
 
-@pytest.mark.parametrize("place", readme.PLACES, ids=lambda place: f"{place.file.relative_to(ROOT)} {place.name}")
-def test_readmes_show_the_results_that_lie_beside_them(place, tmp_path):
+@pytest.mark.parametrize(
+    ("page", "kinds", "place"),
+    [
+        (readme.README, readme.KINDS, readme.TABLE),
+        (readme.FRONT, readme.FRONT_KINDS, readme.TABLE),
+        (readme.FRONT, (runs.KIND,), readme.RECIPES),
+    ],
+    ids=["bench", "front", "recipes"],
+)
+def test_readmes_show_the_results_that_lie_beside_them(page, kinds, place, tmp_path):
     copy = tmp_path / "README.md"
-    copy.write_text(place.file.read_text(encoding="utf-8"), encoding="utf-8")
-    readme.fill(place._replace(file=copy), readme.RESULTS)
-    assert copy.read_text(encoding="utf-8") == place.file.read_text(encoding="utf-8"), "run python -m bench readme"
+    copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    readme.fill(copy, readme.RESULTS, kinds, place)
+    assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), "run python -m bench readme"
 
 
 def test_problem_is_frozen():

@@ -101,3 +101,31 @@ def test_evaluating_restores_the_modes():
     with runner.evaluating():
         assert not model[0].training
     assert model[0].training
+
+
+def test_the_same_modes_have_the_same_number():
+    model = network()
+    runner = Runner(model)
+    training = changes.latest()
+    with runner.evaluating():
+        evaluating = changes.latest()
+    assert changes.latest() == training != evaluating
+    with runner.evaluating():
+        assert changes.latest() == evaluating
+        model[0].bias = None  # now neither state is one that has been
+    assert changes.latest() not in (training, evaluating)
+    assert all(module.training for module in model.modules())
+    with runner.evaluating():
+        assert not any(module.training for module in model.modules())
+
+
+def test_evaluating_while_another_thread_changes_modules():
+    model = network()
+    runner = Runner(model)
+    training = changes.latest()
+    with runner.evaluating():
+        evaluating = changes.latest()
+    other = network()  # as another thread may between reading the number and moving it
+    assert changes.move(training, evaluating) is None
+    assert changes.latest() not in (training, evaluating)
+    assert len(other) == 5

@@ -163,13 +163,14 @@ def norms(dtype):
             cpu.batch_norm(x, w, b, mean, var, 1e-5)
             cpu.batch_norm_backward(g, x, w, mean, var, 1e-5, True)
         for activation, slope in ((None, 0.0), ("relu", 0.0), ("leaky_relu", 0.1)):
-            for pooled in (False, True) if min(H, W) > 1 else (False,):
-                yield f"norm_act_pool {shape} {activation} {pooled}"
-                small = (N, C, H // 2, W // 2) if pooled else shape
-                winners = array(small, np.int8, True) if pooled else None
-                mean, var = _norm.norm_act_pool(x, True, w, b, None, None, 1e-5, activation, slope, array(small, dtype, True), pooled, winners)
-                g = array(small, dtype, True)
-                _norm.norm_act_pool_backward(g, x, True, w, b, mean, var, 1e-5, activation, slope, array(shape, dtype, True), pooled, winners, True)
+            for pool in (None, "max", ((2, 2), (1, 2))) if min(H, W) > 1 else (None,):
+                yield f"following {shape} {activation} {pool}"
+                small = (N, C, H // 2, W // 2) if pool == "max" else (N, C, H - 1, W // 2) if pool else shape
+                winners = array(small, np.int8, True) if pool == "max" else None
+                layers = _norm.Following(shape, dtype, True, 1e-5, activation, slope, pool)
+                layers.take_statistics(x, w, b)
+                layers.apply(x, array(small, dtype, True), winners)
+                layers.backward(array(small, dtype, True), x, w, array(shape, dtype, True), winners, True)
 
 
 def activations(dtype):

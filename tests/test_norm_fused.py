@@ -1,4 +1,5 @@
-"""Batch normalisation, activation and 2x2 max pooling in one pass, against the three ops in turn on channels-last arrays: one algorithm, the same bits."""
+"""Batch normalisation, activation and pooling in one pass, against the three ops in turn on channels-last arrays: one algorithm, the same bits; and the same
+work done by a Winograd convolution before or behind it."""
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from fastcnn import functional as F
 
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
-from fastcnn.backends.cpu import _norm  # noqa: E402
+from fastcnn.backends.cpu import _norm, _windows, _winograd  # noqa: E402
 
 
 @pytest.fixture(params=cpu.available_isas(), autouse=True)
@@ -62,17 +63,23 @@ def layer_by_layer(x, normalised, scale, shift, activation, slope, pooled):
     return p, mean, var, backward
 
 
+def following(x, normalised=True, activation=None, slope=0.0, pooled=False):
+    return _norm.Following(x.shape, x.dtype, normalised, 1e-5 if normalised else 0.0, activation, slope, "max" if pooled else None)
+
+
 def fused(x, normalised, scale, shift, activation, slope, pooled, g=None, wants_bias=True):
     N, C, H, W = x.shape
     shape = (N, C, H // 2, W // 2) if pooled else x.shape
-    scale, shift = (scale, shift) if normalised else (None, None)
     out, winners = empty_last(shape, x.dtype), empty_last(shape, np.int8) if pooled else None
-    mean, var = _norm.norm_act_pool(x, normalised, scale, shift, None, None, 1e-5, activation, slope, out, pooled, winners)
+    layers = following(x, normalised, activation, slope, pooled)
+    if normalised:
+        layers.take_statistics(x, scale, shift)
+    layers.apply(x, out, winners)
     if g is None:
-        return out, mean, var
+        return out, layers.mean, layers.var
     grad = empty_last(x.shape, x.dtype)
-    rest = _norm.norm_act_pool_backward(g, x, normalised, scale, shift, mean, var, 1e-5, activation, slope, grad, pooled, winners, wants_bias)
-    return out, mean, var, grad, *rest
+    rest = layers.backward(g, x, scale if normalised else None, grad, winners, wants_bias)
+    return out, layers.mean, layers.var, grad, *rest
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -101,10 +108,12 @@ def test_one_pass_gives_the_bits_of_three(shape, activation, slope, pooled, norm
 def test_the_gradient_may_be_written_over_the_input(pooled, dtype, rng):
     x, scale, shift = drawn((3, 19, 9, 8), dtype, rng)
     g = channels_last(rng.standard_normal((3, 19, 4, 4) if pooled else x.shape).astype(dtype))
-    _, mean, var, grad, *_ = fused(x, True, scale, shift, "relu", 0.0, pooled, g)
-    out, winners = empty_last(g.shape, dtype), empty_last(g.shape, np.int8)
-    _norm.norm_act_pool(x, True, scale, shift, None, None, 1e-5, "relu", 0.0, out, pooled, winners if pooled else None)
-    _norm.norm_act_pool_backward(g, x, True, scale, shift, mean, var, 1e-5, "relu", 0.0, x, pooled, winners if pooled else None, True)
+    _, _, _, grad, *_ = fused(x, True, scale, shift, "relu", 0.0, pooled, g)
+    out, winners = empty_last(g.shape, dtype), empty_last(g.shape, np.int8) if pooled else None
+    layers = following(x, True, "relu", 0.0, pooled)
+    layers.take_statistics(x, scale, shift)
+    layers.apply(x, out, winners)
+    layers.backward(g, x, scale, x, winners, True)
     assert np.array_equal(x, grad)
 
 
@@ -114,9 +123,10 @@ def test_an_activation_in_place_is_told_from_its_output(dtype, rng):
         x, *_ = drawn((3, 19, 9, 8), dtype, rng)
         g = channels_last(rng.standard_normal(x.shape).astype(dtype))
         out, _, _, grad, *_ = fused(x, False, None, None, activation, slope, False, g)
-        _norm.norm_act_pool(x, False, None, None, None, None, 0.0, activation, slope, x, False, None)
+        layers = following(x, False, activation, slope)
+        layers.apply(x, x, None)
         assert np.array_equal(x, out)
-        _norm.norm_act_pool_backward(g, x, False, None, None, None, None, 0.0, activation, slope, x, False, None, False)
+        layers.backward(g, x, None, x, None, False)
         assert np.array_equal(x, grad)
 
 
@@ -204,3 +214,77 @@ def test_an_empty_batch_gives_an_empty_result(dtype):
         x = empty_last((0, C, 4, 4), dtype)
         out, *_ = fused(x, True, np.ones(C, dtype), np.zeros(C, dtype), "relu", 0.0, True, empty_last((0, C, 2, 2), dtype))
         assert out.shape == (0, C, 2, 2)
+
+
+# (N, C, H, W), windows and strides: overlapping, apart, all of the image; an odd rest
+AVERAGES = [
+    ((2, 17, 13, 12), (5, 5), (2, 2)), ((3, 32, 9, 9), (2, 2), (2, 2)), ((2, 5, 7, 11), (2, 3), (3, 4)), ((1, 130, 31, 70), (5, 5), (2, 2)),
+    ((2, 16, 4, 6), (4, 6), (4, 6)), ((1, 600, 9, 8), (3, 1), (1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "size", "stride"), AVERAGES, ids=str)
+@pytest.mark.parametrize(("activation", "slope"), FOLLOWERS, ids=str)
+def test_averages_in_the_same_pass(shape, size, stride, activation, slope, dtype, rng):
+    x, scale, shift = drawn(shape, dtype, rng)
+    z, _, _, backward = layer_by_layer(x, True, scale, shift, activation, slope, False)
+    pooled = (*shape[:2], *((extent - k) // s + 1 for extent, k, s in zip(shape[2:], size, stride, strict=True)))
+    expected, spread = empty_last(pooled, dtype), empty_last(shape, dtype)
+    _windows.mean(channels_last(z), expected, size, stride)
+    g = channels_last(rng.standard_normal(pooled).astype(dtype))
+    _windows.mean_backward(g, spread, size, stride)
+    layers = _norm.Following(shape, dtype, True, 1e-5, activation, slope, (size, stride))
+    out, grad = empty_last(pooled, dtype), empty_last(shape, dtype)
+    layers.take_statistics(x, scale, shift)
+    layers.apply(x, out, None)
+    assert np.array_equal(out, expected)
+    results = layers.backward(g, x, scale, grad, None, False)
+    for result, wanted in zip((grad, *results[:2]), backward(spread), strict=True):
+        assert np.array_equal(result, wanted)
+
+
+# images of whole blocks and of several, rows of blocks that do and do not hold whole pieces, channels that fill no vector, no padding
+CONVOLUTIONS = [(2, 16, 8, 8, 16), (3, 33, 13, 9, 17), (1, 64, 32, 32, 32), (5, 20, 4, 4, 40), (1, 128, 61, 30, 16), (1, 16, 34, 270, 24)]
+
+
+@pytest.mark.parametrize(("N", "C", "H", "W", "O"), CONVOLUTIONS)
+@pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 0), (0, 0)), ((2, 0), (1, 2))], ids=str)
+@pytest.mark.parametrize(("activation", "slope"), FOLLOWERS, ids=str)
+def test_a_convolution_normalises_what_it_loads_and_counts_what_it_makes(N, C, H, W, O, padding, activation, slope, rng):
+    dtype = np.dtype(np.float32)
+    x, scale, shift = drawn((N, C, H, W), dtype, rng)
+    w = rng.standard_normal((O, C, 3, 3)).astype(dtype)
+    options = ((1, 1), padding, (1, 1), 1)
+    before = following(x, True, activation, slope)
+    before.take_statistics(x, scale, shift)
+    z = empty_last(x.shape, dtype)
+    before.apply(x, z, None)
+    expected = _winograd.conv2d(z, w, None, *options)
+    behind, separate = following(expected), following(expected)
+    for threads in (1, 2, 3):
+        cpu.set_num_threads(threads)
+        y = _winograd.conv2d(x, w, None, *options, before=before, statistics=behind)
+        assert np.array_equal(y, expected)
+        behind.take_statistics(y, None, None)
+        separate.take_statistics(y, None, None)
+        assert np.array_equal(behind.mean, separate.mean) and np.array_equal(behind.var, separate.var)
+        assert np.array_equal(_winograd.conv2d_grad_weight(y, x, w.shape, *options, before=before), _winograd.conv2d_grad_weight(y, z, w.shape, *options))
+
+
+def test_counted_statistics_are_used_once(rng):
+    """A second input finds nothing left of the first one's."""
+    x = channels_last(rng.standard_normal((2, 16, 8, 8)).astype(np.float32))
+    w = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
+    layers = following(x)
+    y = _winograd.conv2d(x, w, None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1, statistics=layers)
+    layers.take_statistics(y, None, None)
+    of_y = layers.mean.copy()
+    layers.take_statistics(x, None, None)
+    assert np.array_equal(layers.mean, cpu.batch_norm(x, None, None, None, None, 1e-5)[1])
+    assert not np.array_equal(layers.mean, of_y)
+
+
+def test_only_channels_last_inputs_are_normalised_while_loading(rng):
+    x = rng.standard_normal((2, 16, 8, 8)).astype(np.float32)
+    with pytest.raises(ValueError, match="channels-last"):
+        _winograd.conv2d(x, np.zeros((16, 16, 3, 3), np.float32), None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1, before=following(x))

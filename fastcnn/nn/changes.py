@@ -7,9 +7,11 @@ modules together: changes are rare, looking is not.
 from __future__ import annotations
 
 from itertools import count
+from threading import Lock
 
-_numbers = count(1)  # next() of it is one step of the interpreter, so that two threads never get the same number
+_numbers = count(1)
 _latest = 0
+_lock = Lock()
 
 
 def latest() -> int:
@@ -17,6 +19,19 @@ def latest() -> int:
 
 
 def note() -> None:
-    """Something has changed. The number is new even where two threads come at once: whichever is written last, nobody has read it before."""
+    """Something has changed: a number that has not been before."""
     global _latest
-    _latest = next(_numbers)
+    with _lock:
+        _latest = next(_numbers)
+
+
+def move(before: int, after: int | None = None) -> int | None:
+    """A change from one known state to another, that has had the number `after` or gets a new one. Returns the number.
+
+    None if it was not `before` any more: then nobody knows the state it is now, which has a new number.
+    """
+    global _latest
+    with _lock:
+        known = _latest == before
+        _latest = next(_numbers) if after is None or not known else after
+        return _latest if known else None

@@ -29,6 +29,12 @@ def windows_of(layer: nn.Module, H: int, W: int) -> Windows | None:
     return None
 
 
+def extents(windows: Windows, H: int, W: int) -> tuple[int, int]:
+    """(OH, OW)"""
+    (KH, KW), (SH, SW) = windows
+    return (H - KH) // SH + 1, (W - KW) // SW + 1
+
+
 class Mean(Segment):
     in_turn = True
     lends_output = True
@@ -38,7 +44,7 @@ class Mean(Segment):
         super().__init__(layers, training)
         self.size, self.stride = windows
         batch, C, H, W = shape
-        self.output_shape = C, (H - self.size[0]) // self.stride[0] + 1, (W - self.size[1]) // self.stride[1] + 1
+        self.output_shape = C, *extents(windows, H, W)
         dtype = layout.dtype
         self.output = layout.buffer((batch, *self.output_shape), dtype, channels_last=True, region=None if training else region)
         self.own_gradient = layout.buffer(shape, dtype, channels_last=True) if training and not borrow else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastcnn.backends.cpu import _add, _norm
+from fastcnn.backends.cpu import _add
 from fastcnn.plan.memory import Layout
 from fastcnn.plan.narrow import slope_activation
 from fastcnn.plan.segment import Layer, Row, Segment
@@ -22,6 +22,7 @@ class Sum(Segment):
         layers: Sequence[Layer],
         body: Sequence[Segment],
         shortcut: Sequence[Segment],
+        input_shape: tuple,
         shape: tuple,
         dtype: np.dtype,
         training: bool,
@@ -36,6 +37,7 @@ class Sum(Segment):
         self.lends_output = self.activation is None  # whose derivative is told from the output
         self.y = layout.buffer(shape, dtype, channels_last, region=None if training else region)
         self.grad = layout.buffer(shape, dtype, channels_last) if training and self.activation else None
+        self.grad_input = layout.buffer(input_shape, dtype, channels_last) if training else None
 
     def prepare(self, x: np.ndarray, output_shape: tuple[int, ...] | None) -> np.ndarray:
         for path in (self.body, self.shortcut):
@@ -61,8 +63,7 @@ class Sum(Segment):
         grad = grad_output
         if self.grad is not None:
             grad = self.grad.array
-            np.copyto(grad, grad_output)
-            self._derive(grad)
+            _add.derive(grad_output, self.y.array, grad, self.activation, self.slope)
         a: np.ndarray | None = grad
         b: np.ndarray | None = grad
         for segment in reversed(self.body):
@@ -73,17 +74,12 @@ class Sum(Segment):
                 b = segment.backward(b)
         if a is None or b is None:  # half a gradient is none
             return None
-        return np.add(a, b)
-
-    def _derive(self, grad: np.ndarray) -> None:
-        y = self.y.array
-        if y.flags.c_contiguous:
-            np.multiply(grad, np.where(y > 0, 1, self.slope).astype(grad.dtype), out=grad)
-        else:
-            _norm.norm_act_pool_backward(grad, y, False, None, None, None, None, 0.0, self.activation, self.slope, grad, False, None, False)
+        total = self.grad_input.array
+        _add.add_act(a, b, total, None, 0.0)
+        return total
 
     def rows(self) -> list[Row]:
         inner = [row._replace(layers=f"  {row.layers}") for segment in (*self.body, *self.shortcut) for row in segment.rows()]
         fused = ", ".join(type(layer).__name__ for _, layer in self.layers[1:])
-        nbytes = self.y.nbytes + (self.grad.nbytes if self.grad else 0)
+        nbytes = sum(buffer.nbytes for buffer in (self.y, self.grad, self.grad_input) if buffer is not None)
         return [*inner, Row(f"{self.layers[0][0]} Residual", "channels-last" if self.y.channels_last else "rows", "sum", fused, nbytes)]

@@ -219,7 +219,7 @@ class Planner:
                     return narrow.NarrowRun(ours[:taken], training, run, lanes, shape, region, self.memory, layout), taken, run[-1].output_shape, False
                 if covers(first, rest) and (training or not last):
                     return self._dense(ours, shape, training)
-                return self._block(ours, shape, training, before, region, layout)
+                return self._block(ours, shape, training, before, region, chain_path, layout)
             if before and before[-1].makes_channels_last and (windows := windows_of(first, *rest[1:])):
                 borrow = before[-1].lends_output
                 segment = Mean(ours[:1], windows, shape, training, borrow, region, layout)
@@ -273,7 +273,7 @@ class Planner:
             return None
         taken = 2 if len(layers) > 1 and apart(layers[1][1], training, dtype) and narrow.slope_activation(layers[1][1]) else 1
         body_last = body_last and len(rest) == 3
-        segment = Sum(layers[:taken], body, shortcut, (shape[0], *rest), dtype, training, body_last, region, layout)
+        segment = Sum(layers[:taken], body, shortcut, shape, (shape[0], *rest), dtype, training, body_last, region, layout)
         return segment, taken, rest, body_last
 
     def _dense(self, layers: list[Layer], shape: tuple, training: bool) -> tuple[Segment, int, tuple, bool]:
@@ -281,13 +281,14 @@ class Planner:
         segment = Dense(layers[:taken], shape, training, self.memory)
         return segment, taken, segment.output_shape[1:], False
 
-    def _block(self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], region: str, layout: Layout) -> tuple[Segment, int, tuple, bool]:
+    def _block(
+        self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], region: str, chain_path: str, layout: Layout
+    ) -> tuple[Segment, int, tuple, bool]:
         block = wide.Block(layers, shape, training)
         own = layers[: block.taken]
         if not training:
             return wide.FoldedBlock(own, block, shape, region, layout), block.taken, block.output_shape, True
-        borrow = bool(before) and before[-1].lends_output
-        return wide.WideBlock(own, block, shape, True, borrow, self.memory, layout), block.taken, block.output_shape, True
+        return wide.WideBlock(own, block, shape, before[-1] if before else None, not chain_path, self.memory, layout), block.taken, block.output_shape, True
 
 
 def shape_behind(layer: nn.Module, rest: tuple | None, dtype: np.dtype) -> tuple | None:

@@ -66,7 +66,7 @@ class Segment:
 
 
 class Convolution:
-    """The numbers of a Conv2d: what a segment needs of it. `why_not` says why a layer cannot be taken apart."""
+    """The numbers of a Conv2d: what a segment needs of it."""
 
     def __init__(self, path: str, layer: nn.Conv2d) -> None:
         self.path, self.layer = path, layer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,13 @@ from fastcnn import backend
 from fastcnn.nn import changes
 
 
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module has the mode it had, also one that was frozen by hand."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+@dataclass
+class Switch:
+    """From a state of all modules (by its number in nn.changes) to the same with these modules in evaluation mode."""
+
+    before: int
+    after: int | None
+    modules: list[Any]
 
 
 class Runner:
@@ -34,14 +31,14 @@ class Runner:
         self.model = model
         self._planner: Any = None
         self._inference = threading.RLock()
-        self._found_evaluating = -1  # the changes.latest() at which no module was in training mode
+        self._switch = Switch(-1, None, [])
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and deepcopy leave out the plans: they are memory, and made again when needed."""
         return {"model": self.model}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _planner=None, _inference=threading.RLock(), _found_evaluating=-1)
+        vars(self).update(state, _planner=None, _inference=threading.RLock(), _switch=Switch(-1, None, []))
 
     def plan(self, x: np.ndarray, training: bool) -> Any:
         """The plan for such a batch, or None where the layers are called one by one."""
@@ -53,14 +50,28 @@ class Runner:
             self._planner = Planner(self.model)
         return self._planner.plan(x, training)
 
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        """Evaluation mode inside, as evaluating(model); nothing is looked at where the model was in it before and no module has changed since."""
-        version = changes.latest()
-        if version != self._found_evaluating:
-            if any(module.training for module in self.model.modules()):
-                return evaluating(self.model)
-            self._found_evaluating = version
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside; afterwards every module has the mode it had, also one that was frozen by hand.
+
+        To find the modules takes as long as a small network's prediction, so they are remembered until something changes.
+        """
+        before = changes.latest()
+        switch = self._switch
+        if before not in (switch.before, switch.after):
+            switch = self._switch = Switch(before, None, [module for module in self.model.modules() if module.training])
+        if before == switch.after or not switch.modules:  # nothing is in training mode
+            yield
+            return
+        for module in switch.modules:
+            object.__setattr__(module, "training", False)
+        switch.after = after = changes.move(before, switch.after)
+        try:
+            yield
+        finally:
+            for module in switch.modules:
+                object.__setattr__(module, "training", True)
+            changes.move(-1 if after is None else after, before)
 
     def infer(self, x: np.ndarray, refreshed: set[int]) -> np.ndarray:
         """The output of the model, which is in evaluation mode; `refreshed` are the plans that have taken over the present weights."""

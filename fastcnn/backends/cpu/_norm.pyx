@@ -1,12 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Batch normalisation over (N, H, W) per channel (Ioffe & Szegedy 2015, arXiv:1502.03167); in channels-last memory also with the activation and the 2x2 max pooling
-that follow it, in the same passes.
+"""Batch normalisation over (N, H, W) per channel (Ioffe & Szegedy 2015, arXiv:1502.03167); in channels-last memory also with the activation and the pooling that
+follow it, in the same passes.
 
 The data are cut into pieces whose size depends on the shape alone: a plane in C-contiguous memory, some rows of one image in channels-last memory, small enough for
 L1. Each piece gives its sum and its squares about its own mean, and the pieces are put together in double, in order (Chan, Golub, LeVeque 1979): one pass over memory, no
 cancellation, bits that do not depend on the threads, and the same bits whether activation and pooling are done here or by themselves.
 
 Passes over memory: forward two reads and one write; backward two of each of (grad_output, input) and one write. A pooled gradient is spread into a piece in L1 and never stored.
+A Winograd convolution in front takes the statistics of the pieces it has just made, and one behind normalises what it loads: forward is then one write and one read.
 """
 import numpy as np
 
@@ -20,50 +21,42 @@ from fastcnn.backends.cpu._arrays cimport dense, is_channels_last
 from fastcnn.backends.cpu._kernels cimport FC_LEAKY_RELU, FC_RELU, fc_isa
 from fastcnn.backends.cpu._layout cimport aligned, ceil_div, imax, imin, index, real
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
+from fastcnn.backends.cpu._windows cimport Windows, add_row, make_windows, mean_back, mean_columns, ring_rows
 
 cnp.import_array()
 fc_use_pool(pool())
 
 cdef enum:
     PIECE_BYTES = 32 * 1024
+    BACK_PIECES = 16  # of averages' gradients that share the rows spread under them
 
 # What can follow in the same pass: activations whose code is part of the kernels. None stands for no activation.
 ACTIVATIONS = {None: -1, "relu": FC_RELU, "leaky_relu": FC_LEAKY_RELU}
 
 
-cdef struct Layout:
-    bint last
-    index N
-    index C
-    index H
-    index W
-    index rows      # of a piece, in channels-last memory
-    index strips    # pieces of an image
-    index pieces    # pieces per channel
-    int threads
-    int op          # activation, -1: none
-    double slope
-    bint pooled     # 2x2 windows, stride 2
-    index YH
-    index YW
+cdef enum:
+    NO_POOL, HALVING, AVERAGE  # none; 2x2 windows of maxima, stride 2; means of any windows
 
 
-cdef Layout layout_of(cnp.ndarray x, int op, double slope, bint pooled, bint last) noexcept:
-    """last: x is channels-last, also where one channel makes it C-contiguous as well."""
+cdef Layout make_layout(index N, index C, index H, index W, size_t itemsize, bint last) noexcept:
     cdef Layout s
-    s.N, s.C, s.H, s.W = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    s.last = last or is_channels_last(x) or s.H * s.W == 1  # one pixel: both formats are the same memory
-    s.op, s.slope, s.pooled, s.YH, s.YW = op, slope, pooled, s.H // 2, s.W // 2
+    s.N, s.C, s.H, s.W = N, C, H, W
+    s.last = last or H * W == 1  # one pixel: both formats are the same memory
+    s.op, s.slope, s.pool = -1, 0, NO_POOL
     s.rows, s.strips = s.H, 1
     if s.last:
-        # an even number of rows, so that no pooling window lies in two pieces; one-pixel images (the output of a linear layer) are taken as one image
+        # an even number of rows, so that no 2x2 window lies in two pieces; one-pixel images (the output of a linear layer) are taken as one image
         if s.H * s.W == 1:
             s.H, s.N = s.N, 1
-        s.rows = imin(s.H, imax(2, PIECE_BYTES // (s.W * s.C * <index>cnp.PyArray_ITEMSIZE(x)) // 2 * 2)) if s.H > 0 else 1
+        s.rows = imin(s.H, imax(2, PIECE_BYTES // (s.W * s.C * <index>itemsize) // 2 * 2)) if s.H > 0 else 1
         s.strips = ceil_div(s.H, s.rows)
     s.pieces = s.N * s.strips
-    s.threads = thread_count(4.0 * x.size, s.pieces if s.last else s.pieces * s.C)
+    s.threads = thread_count(4.0 * N * C * H * W, s.pieces if s.last else s.pieces * s.C)
     return s
+
+
+cdef Layout layout_of(cnp.ndarray x) noexcept:
+    return make_layout(x.shape[0], x.shape[1], x.shape[2], x.shape[3], cnp.PyArray_ITEMSIZE(x), is_channels_last(x))
 
 
 cdef inline index piece_rows(const Layout* s, index piece) noexcept nogil:
@@ -75,14 +68,17 @@ cdef inline index piece_at(const Layout* s, index piece) noexcept nogil:
 
 
 cdef inline index pooled_at(const Layout* s, index piece) noexcept nogil:
-    return (piece // s.strips * s.YH + piece % s.strips * s.rows // 2) * s.YW * s.C
+    return (piece // s.strips * s.windows.OH + piece % s.strips * s.rows // 2) * s.windows.OW * s.C
 
 
-cdef void piece_statistics(const fc_isa* kernels, const Layout* s, index i, const real* x, real* sum, real* mean, real* squares) noexcept nogil:
+cdef void piece_statistics(const fc_isa* kernels, const Pieces* p, index i, const real* x) noexcept nogil:
     """A piece's mean as rounded, and the sums of the deviations from it and of their squares, all channels."""
+    cdef const Layout* s = p.layout
     cdef index c, rows = piece_rows(s, i) * s.W
+    cdef real* sum = <real*>p.sums + i * s.C
+    cdef real* mean = <real*>p.means + i * s.C
+    cdef real* squares = <real*>p.squares + i * s.C
     x += piece_at(s, i)
-    sum, mean, squares = sum + i * s.C, mean + i * s.C, squares + i * s.C
     if real is float:
         kernels.f32.column_sums(x, rows, s.C, s.C, sum)
     else:
@@ -95,18 +91,21 @@ cdef void piece_statistics(const fc_isa* kernels, const Layout* s, index i, cons
         kernels.f64.column_square_deviations(x, mean, rows, s.C, s.C, squares, sum)
 
 
-cdef void statistics(const fc_isa* kernels, const Layout* s, const real* x, char* scratch, size_t part, real* mean, real* var) noexcept nogil:
-    """Mean and biased variance. scratch: three parts of `part` bytes."""
-    cdef real* rows = <real*>scratch
-    cdef real* means = <real*>(scratch + part)
-    cdef real* squares = <real*>(scratch + 2 * part)
-    cdef double* sums = <double*>scratch
-    cdef double* deviations = <double*>(scratch + 2 * part)
+cdef void statistics(const fc_isa* kernels, const Pieces* p, const real* x, bint counted, real* mean, real* var) noexcept nogil:
+    """Mean and biased variance; `counted`: the statistics of the pieces are there already. In planes two of the three arrays hold doubles."""
+    cdef const Layout* s = p.layout
+    cdef real* rows = <real*>p.sums
+    cdef real* means = <real*>p.means
+    cdef real* squares = <real*>p.squares
+    cdef double* sums = <double*>p.sums
+    cdef double* deviations = <double*>p.squares
     cdef index i, c, at, pixels = s.H * s.W
     cdef double total, base, spread, step, piece, count, M = <double>s.N * s.H * s.W
-    if s.last:
+    if counted:
+        i = 0
+    elif s.last:
         for i in prange(s.pieces, num_threads=s.threads, schedule="static"):
-            piece_statistics(kernels, s, i, x, rows, means, squares)
+            piece_statistics(kernels, p, i, x)
     else:
         for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
             if real is float:
@@ -138,53 +137,65 @@ cdef void statistics(const fc_isa* kernels, const Layout* s, const real* x, char
         var[c] = 0 if spread < 0 else <real>(spread / M)  # rounding; NaN stays
 
 
-cdef struct Constants:
-    # per channel, each an array: y = (x - mean) * scale + shift, dx = k1 * dy + (k2 * (x - mean) + k3)
-    void* mean
-    void* scale
-    void* shift
-    void* k1
-    void* k2
-    void* k3
+cdef void normalise_rows(const fc_isa* kernels, const Layout* s, const real* x, const Constants* k, index rows, real* out) noexcept nogil:
+    """act((x - mean) * scale + shift) for rows of pixels."""
+    if real is float:
+        kernels.f32.column_normalise(s.op, <real>s.slope, x, <real*>k.mean, <real*>k.scale, <real*>k.shift, rows * s.W, s.C, out)
+    else:
+        kernels.f64.column_normalise(s.op, <real>s.slope, x, <real*>k.mean, <real*>k.scale, <real*>k.shift, rows * s.W, s.C, out)
 
 
 cdef void apply_piece(const fc_isa* kernels, const Layout* s, index i, const real* x, const Constants* k, real* out, int8_t* winners, real* piece) noexcept nogil:
     cdef index rows = piece_rows(s, i), line = s.W * s.C, r, at = piece_at(s, i)
-    cdef real* target = piece if s.pooled else out + at
-    if real is float:
-        kernels.f32.column_normalise(s.op, <real>s.slope, x + at, <real*>k.mean, <real*>k.scale, <real*>k.shift, rows * s.W, s.C, target)
-    else:
-        kernels.f64.column_normalise(s.op, <real>s.slope, x + at, <real*>k.mean, <real*>k.scale, <real*>k.shift, rows * s.W, s.C, target)
-    if s.pooled:
+    normalise_rows(kernels, s, x + at, k, rows, piece if s.pool == HALVING else out + at)
+    if s.pool == HALVING:
         at = pooled_at(s, i)
         for r in range(rows // 2):
             if real is float:
-                kernels.f32.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.YW, s.C)
+                kernels.f32.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
             else:
-                kernels.f64.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.YW, s.C)
-            at += s.YW * s.C
+                kernels.f64.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
+            at += s.windows.OW * s.C
 
 
-cdef const real* spread_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, real* piece) noexcept nogil:
-    """The gradient of piece i before the pooling: where it lies, or spread into `piece`."""
+cdef void average_row(const fc_isa* kernels, const Layout* s, index i, const real* x, const Constants* k, real* out, real* sums) noexcept nogil:
+    """Row i (of all images) of the averages. sums: two rows of pixels. Rows under several windows are normalised for each: they come from the cache."""
+    cdef const Windows* w = &s.windows
+    cdef index line = s.W * s.C, r
+    x += (i // w.OH * s.H + i % w.OH * w.SH) * line
+    normalise_rows(kernels, s, x, k, 1, sums)
+    for r in range(1, w.KH):
+        normalise_rows(kernels, s, x + r * line, k, 1, sums + line)
+        add_row(kernels, sums + line, sums, line)
+    mean_columns(kernels, w, sums, out + i * w.OW * s.C)
+
+
+cdef const real* spread_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, real* piece,
+                              index* done) noexcept nogil:
+    """The gradient of piece i before the pooling: where it lies, or spread into `piece`. done: see mean_back."""
+    cdef const Windows* w = &s.windows
     cdef index rows = piece_rows(s, i), line = s.W * s.C, r, at
-    if not s.pooled:
+    if s.pool == NO_POOL:
         return grad + piece_at(s, i)
+    if s.pool == AVERAGE:
+        at = i % s.strips * s.rows
+        mean_back(kernels, w, grad + i // s.strips * w.OH * w.OW * s.C, at, at + rows, piece, piece + s.rows * line, done)
+        return piece
     if rows % 2 or s.W % 2:
         memset(piece, 0, rows * line * sizeof(real))
     at = pooled_at(s, i)
     for r in range(rows // 2):
         if real is float:
-            kernels.f32.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, s.YW, s.C)
+            kernels.f32.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, w.OW, s.C)
         else:
-            kernels.f64.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, s.YW, s.C)
-        at += s.YW * s.C
+            kernels.f64.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, w.OW, s.C)
+        at += w.OW * s.C
     return piece
 
 
 cdef void sum_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* sum, real* dot,
-                    real* piece) noexcept nogil:
-    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece)
+                    real* piece, index* done) noexcept nogil:
+    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece, done)
     if real is float:
         kernels.f32.column_grad_sums(s.op, <real>s.slope, g, x + piece_at(s, i), <real*>k.mean, <real*>k.scale, <real*>k.shift, piece_rows(s, i) * s.W, s.C,
                                      sum + i * s.C, dot + i * s.C)
@@ -194,8 +205,8 @@ cdef void sum_piece(const fc_isa* kernels, const Layout* s, index i, const real*
 
 
 cdef void grad_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* out, real* sum,
-                     real* piece) noexcept nogil:
-    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece)
+                     real* piece, index* done) noexcept nogil:
+    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece, done)
     if real is float:
         kernels.f32.column_grad(s.op, <real>s.slope, g, x + piece_at(s, i), <real*>k.mean, <real*>k.scale, <real*>k.shift, <real*>k.k1, <real*>k.k2, <real*>k.k3,
                                 piece_rows(s, i) * s.W, s.C, out + piece_at(s, i), sum + i * s.C)
@@ -204,8 +215,32 @@ cdef void grad_piece(const fc_isa* kernels, const Layout* s, index i, const real
                                 piece_rows(s, i) * s.W, s.C, out + piece_at(s, i), sum + i * s.C)
 
 
+cdef inline index back_group(const Layout* s) noexcept nogil:
+    """How many pieces of an image a thread takes, one after the other, in the passes of the gradient."""
+    return imin(BACK_PIECES, s.strips) if s.pool == AVERAGE else 1
+
+
+cdef void sum_group(const fc_isa* kernels, const Layout* s, index group, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* sum, real* dot,
+                    real* piece) noexcept nogil:
+    cdef index done = 0, i, size = back_group(s), groups = ceil_div(s.strips, size), base = group // groups * s.strips
+    for i in range(group % groups * size, imin(s.strips, (group % groups + 1) * size)):
+        sum_piece(kernels, s, base + i, grad, winners, x, k, sum, dot, piece, &done)
+
+
+cdef void grad_group(const fc_isa* kernels, const Layout* s, index group, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* out, real* sum,
+                     real* piece) noexcept nogil:
+    cdef index done = 0, i, size = back_group(s), groups = ceil_div(s.strips, size), base = group // groups * s.strips
+    for i in range(group % groups * size, imin(s.strips, (group % groups + 1) * size)):
+        grad_piece(kernels, s, base + i, grad, winners, x, k, out, sum, piece, &done)
+
+
 cdef void apply(const fc_isa* kernels, const Layout* s, const real* x, const Constants* k, real* out, int8_t* winners, char* scratch, size_t worker) noexcept nogil:
     cdef index i, c, pixels = s.H * s.W
+    if s.pool == AVERAGE:
+        with parallel(num_threads=s.threads):
+            for i in prange(s.N * s.windows.OH, schedule="static"):
+                average_row(kernels, s, i, x, k, out, <real*>(scratch + threadid() * worker))
+        return
     if s.last:
         with parallel(num_threads=s.threads):
             for i in prange(s.pieces, schedule="static"):
@@ -229,8 +264,8 @@ cdef void gradient_sums(const fc_isa* kernels, const Layout* s, const real* grad
     cdef index i, c, pixels = s.H * s.W
     if s.last:
         with parallel(num_threads=s.threads):
-            for i in prange(s.pieces, schedule="static"):
-                sum_piece(kernels, s, i, grad, winners, x, k, rows, rows2, <real*>(workers + threadid() * worker))
+            for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
+                sum_group(kernels, s, i, grad, winners, x, k, rows, rows2, <real*>(workers + threadid() * worker))
     else:
         for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
             if real is float:
@@ -253,8 +288,8 @@ cdef void gradient(const fc_isa* kernels, const Layout* s, const real* grad, con
     cdef double total
     if s.last:
         with parallel(num_threads=s.threads):
-            for i in prange(s.pieces, schedule="static"):
-                grad_piece(kernels, s, i, grad, winners, x, k, out, rows, <real*>(workers + threadid() * worker))
+            for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
+                grad_group(kernels, s, i, grad, winners, x, k, out, rows, <real*>(workers + threadid() * worker))
         if bias != NULL:
             for c in range(s.C):
                 total = 0
@@ -277,32 +312,50 @@ cdef cnp.ndarray channel_array(object values, index C, int typenum, double defau
     return cnp.PyArray_GETCONTIGUOUS(values)
 
 
-cdef object forward(cnp.ndarray x, bint normalised, object weight, object bias, object mean, object var, double eps, Layout s, cnp.ndarray out, object winners, real* tag):
-    """x and out dense in one format. Statistics of the batch where mean is None; without `normalised` activation and pooling alone."""
+cdef size_t worker_bytes(const Layout* s, size_t itemsize) noexcept:
+    """Scratch of one thread: a piece before its pooling, or the rows under a row of averages; the rows of their gradients."""
+    if s.pool == HALVING:
+        return aligned(s.rows * s.W * s.C * itemsize)
+    if s.pool == AVERAGE:
+        return aligned((imax(2, s.rows) + ring_rows(&s.windows)) * s.W * s.C * itemsize)
+    return 0
+
+
+cdef size_t part_bytes(const Layout* s) noexcept:
+    return aligned(s.pieces * s.C * sizeof(double))
+
+
+cdef Pieces pieces_at(const Layout* s, char* base) noexcept:
+    cdef Pieces p
+    p.layout, p.sums, p.means, p.squares = s, base, base + part_bytes(s), base + 2 * part_bytes(s)
+    return p
+
+
+cdef void fill_scale(const Layout* s, double eps, const real* weight, const real* var, real* scale) noexcept nogil:
+    cdef index c
+    for c in range(s.C):
+        scale[c] = <real>(weight[c] / sqrt(var[c] + eps))
+
+
+cdef object forward(cnp.ndarray x, object weight, object bias, object mean, object var, double eps, Layout s, cnp.ndarray out, real* tag):
+    """Batch norm alone; x and out dense in one format. Statistics of the batch where mean is None."""
     cdef const fc_isa* kernels = active_isa()
     cdef int typenum = cnp.PyArray_TYPE(x)
-    cdef index C = s.C, c
-    cdef size_t part = aligned(s.pieces * C * sizeof(double)), line = aligned(C * sizeof(real)), worker = 0
-    if s.pooled:
-        worker = aligned(s.rows * s.W * C * sizeof(real))
-    cdef cnp.ndarray m, v, w = channel_array(weight, C, typenum, 1), b = channel_array(bias, C, typenum, 0)
-    cdef Arena arena = acquire(3 * part + line + s.threads * worker)
-    cdef real* scale = <real*>(arena.base + 3 * part)
+    cdef cnp.ndarray m, v, w = channel_array(weight, s.C, typenum, 1), b = channel_array(bias, s.C, typenum, 0)
+    cdef Arena arena = acquire(3 * part_bytes(&s) + aligned(s.C * sizeof(real)))
+    cdef Pieces p = pieces_at(&s, arena.base)
+    cdef real* scale = <real*>(arena.base + 3 * part_bytes(&s))
     cdef Constants k
-    cdef int8_t* at = NULL
-    if winners is not None:
-        at = <int8_t*>cnp.PyArray_DATA(winners)
     if mean is None:
-        m, v = channel_array(None, C, typenum, 0), channel_array(None, C, typenum, 0)
+        m, v = channel_array(None, s.C, typenum, 0), channel_array(None, s.C, typenum, 0)
     else:
         m, v = np.array(mean), np.array(var)
     k.mean, k.scale, k.shift = cnp.PyArray_DATA(m), scale, cnp.PyArray_DATA(b)
     with nogil:
-        if mean is None and normalised and s.pieces * s.H * s.W > 0:
-            statistics(kernels, &s, <real*>cnp.PyArray_DATA(x), arena.base, part, <real*>cnp.PyArray_DATA(m), <real*>cnp.PyArray_DATA(v))
-        for c in range(C):
-            scale[c] = <real>((<real*>cnp.PyArray_DATA(w))[c] / sqrt((<real*>cnp.PyArray_DATA(v))[c] + eps)) if normalised else 1
-        apply(kernels, &s, <real*>cnp.PyArray_DATA(x), &k, <real*>cnp.PyArray_DATA(out), at, arena.base + 3 * part + line, worker)
+        if mean is None and s.pieces * s.H * s.W > 0:
+            statistics(kernels, &p, <real*>cnp.PyArray_DATA(x), False, <real*>cnp.PyArray_DATA(m), <real*>cnp.PyArray_DATA(v))
+        fill_scale(&s, eps, <real*>cnp.PyArray_DATA(w), <real*>cnp.PyArray_DATA(v), scale)
+        apply(kernels, &s, <real*>cnp.PyArray_DATA(x), &k, <real*>cnp.PyArray_DATA(out), <int8_t*>NULL, <char*>NULL, 0)
     release(arena)
     return m, v
 
@@ -314,9 +367,7 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
     cdef int typenum = cnp.PyArray_TYPE(x)
     cdef index C = s.C, c
     cdef double M = <double>s.N * s.H * s.W
-    cdef size_t part = aligned(s.pieces * C * sizeof(double)), line = aligned(C * sizeof(double)), worker = 0
-    if s.pooled:
-        worker = aligned(s.rows * s.W * C * sizeof(real))
+    cdef size_t part = part_bytes(&s), line = aligned(C * sizeof(double)), worker = worker_bytes(&s, sizeof(real))
     cdef cnp.ndarray w = channel_array(weight, C, typenum, 1), b = channel_array(bias, C, typenum, 0)
     cdef cnp.ndarray m = channel_array(mean, C, typenum, 0), v = channel_array(var, C, typenum, 0)
     cdef cnp.ndarray grad_weight = channel_array(None, C, typenum, 0), grad_bias = channel_array(None, C, typenum, 0), sums = channel_array(None, C, typenum, 0)
@@ -363,10 +414,9 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
 def batch_norm(cnp.ndarray input, weight, bias, mean, var, double eps):
     """(input - mean) / sqrt(var + eps) * weight + bias; the batch's own statistics (biased variance) where mean is None."""
     cdef cnp.ndarray x = dense(input), out = np.empty_like(x)
-    cdef Layout s = layout_of(x, -1, 0, False, False)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return (out, *forward(x, True, weight, bias, mean, var, eps, s, out, None, <float*>NULL))
-    return (out, *forward(x, True, weight, bias, mean, var, eps, s, out, None, <double*>NULL))
+        return (out, *forward(x, weight, bias, mean, var, eps, layout_of(x), out, <float*>NULL))
+    return (out, *forward(x, weight, bias, mean, var, eps, layout_of(x), out, <double*>NULL))
 
 
 def batch_norm_backward(cnp.ndarray grad_output, cnp.ndarray input, weight, mean, var, double eps, bint training):
@@ -375,25 +425,79 @@ def batch_norm_backward(cnp.ndarray grad_output, cnp.ndarray input, weight, mean
     if cnp.PyArray_IS_C_CONTIGUOUS(g) != cnp.PyArray_IS_C_CONTIGUOUS(x):
         np.copyto(out, g)
         g, out = out, np.empty_like(x)
-    cdef Layout s = layout_of(x, -1, 0, False, False)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
-        return (out, *backward(g, x, True, weight, None, mean, var, eps, training, s, out, None, False, <float*>NULL)[:2])
-    return (out, *backward(g, x, True, weight, None, mean, var, eps, training, s, out, None, False, <double*>NULL)[:2])
+        return (out, *backward(g, x, True, weight, None, mean, var, eps, training, layout_of(x), out, None, False, <float*>NULL)[:2])
+    return (out, *backward(g, x, True, weight, None, mean, var, eps, training, layout_of(x), out, None, False, <double*>NULL)[:2])
 
 
-def norm_act_pool(cnp.ndarray x, bint normalised, weight, bias, mean, var, double eps, activation, double slope, cnp.ndarray out, bint pooled, winners):
-    """out = pool(act(batch_norm(x))), x and out channels-last; winners (int8, of out's shape) receives what the pooling's backward needs, or is None.
-    Returns (mean, var). Without `normalised` there is no batch norm, without `pooled` no 2x2 max pooling."""
-    cdef Layout s = layout_of(x, ACTIVATIONS[activation], slope, pooled, True)
-    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-        return forward(x, normalised, weight, bias, mean, var, eps, s, out, winners, <float*>NULL)
-    return forward(x, normalised, weight, bias, mean, var, eps, s, out, winners, <double*>NULL)
+cdef class Following:
+    """What follows a convolution in channels-last memory, for inputs of one shape (N, C, H, W): batch normalisation with the batch's statistics (or none), an
+    activation (or none), and a pooling (or none): "max", 2x2 with stride 2, or ((KH, KW), (SH, SW)), averages.
 
+    take_statistics(x, ...), apply(x, out, ...) and backward(...) are called in turn. Between the first two a Winograd convolution may do the work of either: as its
+    `statistics=` this object receives those of the convolution's output, as its `before=` it is applied to what the convolution loads (without pooling).
+    """
 
-def norm_act_pool_backward(cnp.ndarray grad_output, cnp.ndarray x, bint normalised, weight, bias, mean, var, double eps, activation, double slope, cnp.ndarray out,
-                           bint pooled, winners, bint wants_bias):
-    """Gradients of norm_act_pool: writes that of x into out, returns (grad_weight, grad_bias, the sum of out per channel or None)."""
-    cdef Layout s = layout_of(x, ACTIVATIONS[activation], slope, pooled, True)
-    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-        return backward(grad_output, x, normalised, weight, bias, mean, var, eps, True, s, out, winners, wants_bias, <float*>NULL)
-    return backward(grad_output, x, normalised, weight, bias, mean, var, eps, True, s, out, winners, wants_bias, <double*>NULL)
+    def __init__(self, tuple shape, dtype, bint normalised=False, double eps=0, activation=None, double slope=0, pool=None):
+        cdef Layout s = make_layout(shape[0], shape[1], shape[2], shape[3], np.dtype(dtype).itemsize, True)
+        s.op, s.slope = ACTIVATIONS[activation], slope
+        if pool == "max":
+            s.pool, s.windows = HALVING, make_windows(s.C, s.H, s.W, (2, 2), (2, 2))
+        elif pool is not None:
+            s.pool, s.windows = AVERAGE, make_windows(s.C, s.H, s.W, pool[0], pool[1])
+        self.s, self.normalised, self.eps, self.typenum = s, normalised, eps, np.dtype(dtype).num
+        self.parts = np.empty(3 * part_bytes(&s) if normalised else 0, np.uint8)
+        self.counted = False
+        self.mean, self.var = channel_array(None, s.C, self.typenum, 0), channel_array(None, s.C, self.typenum, 0)
+        self.scale, self.shift = channel_array(None, s.C, self.typenum, 1), channel_array(None, s.C, self.typenum, 0)
+
+    cdef Pieces pieces(self):
+        return pieces_at(&self.s, <char*>cnp.PyArray_DATA(self.parts))
+
+    cdef Constants constants(self):
+        cdef Constants k
+        k.k1 = k.k2 = k.k3 = NULL  # of the gradient, which has its own
+        k.mean, k.scale, k.shift = cnp.PyArray_DATA(self.mean), cnp.PyArray_DATA(self.scale), cnp.PyArray_DATA(self.shift)
+        return k
+
+    def take_statistics(self, cnp.ndarray x, weight, bias):
+        """Mean and biased variance of x per channel, into .mean and .var; weight and bias are the normalisation's, or None."""
+        cdef const fc_isa* kernels = active_isa()
+        cdef Pieces p = self.pieces()
+        cdef cnp.ndarray w = channel_array(weight, self.s.C, self.typenum, 1)
+        cdef void* m = cnp.PyArray_DATA(self.mean)
+        cdef void* v = cnp.PyArray_DATA(self.var)
+        cdef bint any = self.s.pieces * self.s.H * self.s.W > 0
+        self.shift = channel_array(bias, self.s.C, self.typenum, 0)
+        with nogil:
+            if self.typenum == cnp.NPY_FLOAT:
+                if any:
+                    statistics(kernels, &p, <float*>cnp.PyArray_DATA(x), self.counted, <float*>m, <float*>v)
+                fill_scale(&self.s, self.eps, <float*>cnp.PyArray_DATA(w), <float*>v, <float*>cnp.PyArray_DATA(self.scale))
+            else:
+                if any:
+                    statistics(kernels, &p, <double*>cnp.PyArray_DATA(x), self.counted, <double*>m, <double*>v)
+                fill_scale(&self.s, self.eps, <double*>cnp.PyArray_DATA(w), <double*>v, <double*>cnp.PyArray_DATA(self.scale))
+        self.counted = False
+
+    def apply(self, cnp.ndarray x, cnp.ndarray out, winners):
+        """out = pool(act(normalise(x))), channels-last; winners (int8, of out's shape) receives what the max pooling's backward needs, or is None."""
+        cdef const fc_isa* kernels = active_isa()
+        cdef size_t worker = worker_bytes(&self.s, cnp.PyArray_ITEMSIZE(x))
+        cdef Arena arena = acquire(self.s.threads * worker)
+        cdef Constants k = self.constants()
+        cdef int8_t* at = NULL
+        if winners is not None:
+            at = <int8_t*>cnp.PyArray_DATA(winners)
+        with nogil:
+            if self.typenum == cnp.NPY_FLOAT:
+                apply(kernels, &self.s, <float*>cnp.PyArray_DATA(x), &k, <float*>cnp.PyArray_DATA(out), at, arena.base, worker)
+            else:
+                apply(kernels, &self.s, <double*>cnp.PyArray_DATA(x), &k, <double*>cnp.PyArray_DATA(out), at, arena.base, worker)
+        release(arena)
+
+    def backward(self, cnp.ndarray grad_output, cnp.ndarray x, weight, cnp.ndarray out, winners, bint wants_bias):
+        """The gradient of x into out, which may be x itself. Returns (grad_weight, grad_bias, the sum of out per channel or None)."""
+        if self.typenum == cnp.NPY_FLOAT:
+            return backward(grad_output, x, self.normalised, weight, self.shift, self.mean, self.var, self.eps, True, self.s, out, winners, wants_bias, <float*>NULL)
+        return backward(grad_output, x, self.normalised, weight, self.shift, self.mean, self.var, self.eps, True, self.s, out, winners, wants_bias, <double*>NULL)

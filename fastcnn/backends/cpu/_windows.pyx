@@ -20,23 +20,19 @@ cdef enum:
     BACK_ROWS = 32  # of the result per piece; rows of gradients at its edges are spread twice
 
 
-cdef struct Windows:
-    index C
-    index H
-    index W
-    index OH
-    index OW
-    index KH
-    index KW
-    index SH
-    index SW
-
-
 cdef void add_row(const fc_isa* kernels, const real* x, real* out, index n) noexcept nogil:
     if real is float:
         kernels.f32.add_scaled(x, 1, out, n)
     else:
         kernels.f64.add_scaled(x, 1, out, n)
+
+
+cdef void mean_columns(const fc_isa* kernels, const Windows* w, const real* sums, real* out) noexcept nogil:
+    """A row of windows from the sums of the rows under them."""
+    if real is float:
+        kernels.f32.window_mean(sums, w.W * w.C, w.SW * w.C, 1, w.KW, <real>1 / (w.KH * w.KW), out, w.OW, w.C)
+    else:
+        kernels.f64.window_mean(sums, w.W * w.C, w.SW * w.C, 1, w.KW, <real>1 / (w.KH * w.KW), out, w.OW, w.C)
 
 
 cdef void mean_row(const fc_isa* kernels, const Windows* w, const real* x, real* out, real* sums) noexcept nogil:
@@ -47,10 +43,7 @@ cdef void mean_row(const fc_isa* kernels, const Windows* w, const real* x, real*
         for r in range(1, w.KH):
             add_row(kernels, x + r * line, sums, line)
         x = sums
-    if real is float:
-        kernels.f32.window_mean(x, line, w.SW * w.C, 1, w.KW, <real>1 / (w.KH * w.KW), out, w.OW, w.C)
-    else:
-        kernels.f64.window_mean(x, line, w.SW * w.C, 1, w.KW, <real>1 / (w.KH * w.KW), out, w.OW, w.C)
+    mean_columns(kernels, w, x, out)
 
 
 cdef void spread_row(const fc_isa* kernels, const Windows* w, const real* grad, real* out) noexcept nogil:
@@ -63,35 +56,43 @@ cdef void spread_row(const fc_isa* kernels, const Windows* w, const real* grad, 
         kernels.f64.window_mean_back(grad, w.W * w.C, w.SW * w.C, 1, w.KW, <real>1 / (w.KH * w.KW), out, overlap, w.OW, w.C)
 
 
-cdef void mean_back(const fc_isa* kernels, const Windows* w, const real* grad, index h0, index h1, real* out, real* ring, index rows) noexcept nogil:
-    """Rows h0 .. h1 - 1 of one image."""
-    cdef index line = w.W * w.C, h, o, first, after, done = 0
+cdef void mean_back(const fc_isa* kernels, const Windows* w, const real* grad, index h0, index h1, real* out, real* ring, index* done) noexcept nogil:
+    """Rows h0 .. h1 - 1 of the gradient of one image, `out` its row h0. grad is the image's of the averages; the ring holds ring_rows rows of it, spread along their
+    columns, up to row done - 1: 0 at first, and then what the call for the rows just above has left."""
+    cdef index line = w.W * w.C, rows = ring_rows(w), h, o, first, after
+    out -= h0 * line
     for h in range(h0, h1):
         first = (h - w.KH) // w.SH + 1 if h >= w.KH else 0   # windows that begin at o * SH <= h and end beyond it
         after = imin(w.OH, h // w.SH + 1)
         if first >= after:
             memset(out + h * line, 0, line * sizeof(real))
             continue
-        done = imax(done, first)
-        while done < after:
-            spread_row(kernels, w, grad + done * w.OW * w.C, ring + done % rows * line)
-            done += 1
+        done[0] = imax(done[0], first)
+        while done[0] < after:
+            spread_row(kernels, w, grad + done[0] * w.OW * w.C, ring + done[0] % rows * line)
+            done[0] += 1
         memcpy(out + h * line, ring + first % rows * line, line * sizeof(real))
         for o in range(first + 1, after):
             add_row(kernels, ring + o % rows * line, out + h * line, line)
 
 
-cdef Windows windows_of(cnp.ndarray image, cnp.ndarray pooled, kernel_size, stride):
+cdef index ring_rows(const Windows* w) noexcept nogil:
+    """As many rows of windows as lie over one row of pixels."""
+    return (w.KH - 1) // w.SH + 1
+
+
+cdef Windows make_windows(index C, index H, index W, kernel_size, stride):
     cdef Windows w
-    w.C, w.H, w.W, w.OH, w.OW = image.shape[1], image.shape[2], image.shape[3], pooled.shape[2], pooled.shape[3]
+    w.C, w.H, w.W = C, H, W
     (w.KH, w.KW), (w.SH, w.SW) = kernel_size, stride
+    w.OH, w.OW = (H - w.KH) // w.SH + 1, (W - w.KW) // w.SW + 1
     return w
 
 
 def mean(cnp.ndarray x, cnp.ndarray out, kernel_size, stride):
     """out[n, c, oh, ow] = mean of the window at (oh * SH, ow * SW); x (N, C, H, W) and out (N, C, OH, OW) channels-last."""
     cdef const fc_isa* kernels = active_isa()
-    cdef Windows w = windows_of(x, out, kernel_size, stride)
+    cdef Windows w = make_windows(x.shape[1], x.shape[2], x.shape[3], kernel_size, stride)
     cdef index items = x.shape[0] * w.OH, i, size = cnp.PyArray_ITEMSIZE(x)
     cdef size_t line = aligned(w.W * w.C * size)
     cdef int threads = thread_count(2.0 * out.size * (w.KH + w.KW), items)
@@ -108,12 +109,17 @@ def mean(cnp.ndarray x, cnp.ndarray out, kernel_size, stride):
     release(arena)
 
 
+cdef void back_rows(const fc_isa* kernels, const Windows* w, const real* grad, index n, index h, real* out, real* ring) noexcept nogil:
+    cdef index done = 0
+    mean_back(kernels, w, grad + n * w.OH * w.OW * w.C, h, imin(w.H, h + BACK_ROWS), out + (n * w.H + h) * w.W * w.C, ring, &done)
+
+
 def mean_backward(cnp.ndarray grad_output, cnp.ndarray out, kernel_size, stride):
     """The gradient of mean's input, into out (N, C, H, W); both channels-last."""
     cdef const fc_isa* kernels = active_isa()
-    cdef Windows w = windows_of(out, grad_output, kernel_size, stride)
-    cdef index pieces = ceil_div(w.H, BACK_ROWS), items = out.shape[0] * pieces, i, n, h, rows = (w.KH - 1) // w.SH + 1, size = cnp.PyArray_ITEMSIZE(out)
-    cdef size_t ring = aligned(rows * w.W * w.C * size)
+    cdef Windows w = make_windows(out.shape[1], out.shape[2], out.shape[3], kernel_size, stride)
+    cdef index pieces = ceil_div(w.H, BACK_ROWS), items = out.shape[0] * pieces, i, size = cnp.PyArray_ITEMSIZE(out)
+    cdef size_t ring = aligned(ring_rows(&w) * w.W * w.C * size)
     cdef int threads = thread_count(2.0 * out.size, items)
     cdef Arena arena = acquire(threads * ring)
     cdef char* rings = arena.base
@@ -121,12 +127,8 @@ def mean_backward(cnp.ndarray grad_output, cnp.ndarray out, kernel_size, stride)
     cdef char* q = <char*>cnp.PyArray_DATA(out)
     with nogil, parallel(num_threads=threads):
         for i in prange(items, schedule="static"):
-            n = i // pieces
-            h = i % pieces * BACK_ROWS
             if size == 4:
-                mean_back(kernels, &w, <float*>p + n * w.OH * w.OW * w.C, h, imin(w.H, h + BACK_ROWS), <float*>q + n * w.H * w.W * w.C,
-                          <float*>(rings + threadid() * ring), rows)
+                back_rows(kernels, &w, <float*>p, i // pieces, i % pieces * BACK_ROWS, <float*>q, <float*>(rings + threadid() * ring))
             else:
-                mean_back(kernels, &w, <double*>p + n * w.OH * w.OW * w.C, h, imin(w.H, h + BACK_ROWS), <double*>q + n * w.H * w.W * w.C,
-                          <double*>(rings + threadid() * ring), rows)
+                back_rows(kernels, &w, <double*>p, i // pieces, i % pieces * BACK_ROWS, <double*>q, <double*>(rings + threadid() * ring))
     release(arena)

@@ -1,5 +1,7 @@
 import numpy as np
 
+from fastcnn.backends.cpu._norm import Following
+
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
@@ -18,6 +20,8 @@ def conv2d(
     groups: int,
     out: np.ndarray | None = None,
     packed: Packed | None = None,
+    before: Following | None = None,
+    statistics: Following | None = None,
 ) -> np.ndarray: ...
 def conv2d_grad_input(
     grad_output: np.ndarray, weight: np.ndarray, input_shape: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair, groups: int,
@@ -25,5 +29,5 @@ def conv2d_grad_input(
 ) -> np.ndarray: ...
 def conv2d_grad_weight(
     grad_output: np.ndarray, input: np.ndarray, weight_shape: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair, groups: int,
-    out: np.ndarray | None = None,
+    out: np.ndarray | None = None, before: Following | None = None,
 ) -> np.ndarray: ...

@@ -5,16 +5,20 @@ The output is cut into tiles of 4x4. An item is a block of tiles: it loads the p
 memory format are dealt with by the loader), transforms them into 36 planes (tiles, C), multiplies each plane with its frequency of the weights (C, O), and transforms
 the 36 products back. For T tiles the planes take 36 * T * (C + O) floats; with BLOCK_BYTES they stay in L2, where the 36 products read and write them.
 
+Next to a batch normalisation the driver does part of its work on data that are in the cache anyhow. `before` (a `_norm.Following`) is applied to what is loaded: the
+normalised input is never stored. `statistics` (another one) receives those of the output: a block is made of whole pieces of `_norm.pyx`, so they are the same bits.
+
 The planes are PLANE_PAD apart beyond their size: planes a power of two apart fall into the same few cache sets, which halves the speed.
 """
 cimport numpy as cnp
 from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
-from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows
-from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
+from fastcnn.backends.cpu._norm cimport Constants, Following, Layout, Pieces, piece_statistics
+from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels, panel_elements
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, reserve, thread_count
 
 cnp.import_array()
@@ -31,6 +35,8 @@ cdef enum:
     GRAD_TILES = 64             # tiles of a strip in the weight gradient: each reads and writes all of the transformed gradient once
     PARTIAL_BYTES = 8 * 1024 * 1024
     MOST_SLOTS = 4
+    WEIGHT_ROWS = 16            # channels whose nine taps are turned at a time: 9 KB
+    MOST_LANES = 16
     SLOT_TILES = 32             # fewer would not pay for clearing and adding a transformed gradient of their own
 
 
@@ -47,6 +53,29 @@ cdef struct Blocks:
     index count
     index tiles      # most tiles of a block
     index strip      # elements of the loaded pixels of one image, C channels
+
+
+cdef struct Normalised:
+    # what is applied to the input; mean NULL: nothing
+    int op
+    float slope
+    const float* mean
+    const float* scale
+    const float* shift
+
+
+cdef Normalised normalised_by(Following before, cnp.ndarray input):
+    cdef Normalised k
+    cdef Constants c
+    cdef View s
+    k.op, k.slope, k.mean, k.scale, k.shift = -1, 0, NULL, NULL, NULL
+    if before is not None:
+        s = view_of(input)
+        if s.w != input.shape[1] or (s.c != 1 and input.shape[1] != 1):
+            raise ValueError("a normalisation is applied to rows of channels-last memory")
+        c = before.constants()
+        k.op, k.slope, k.mean, k.scale, k.shift = before.s.op, before.s.slope, <const float*>c.mean, <const float*>c.scale, <const float*>c.shift
+    return k
 
 
 cdef Blocks cut(Geometry* g, index most, index least_blocks) noexcept nogil:
@@ -76,12 +105,32 @@ cdef void place(const Blocks* b, Geometry* g, index block, index* n0, index* ima
     cols[0], rows[0], images[0] = imin(b.cols, b.TW - c0[0]), imin(b.rows, b.TH - r0[0]), imin(b.images, g.N - n0[0])
 
 
-cdef void transform_input(const fc_isa* kernels, Geometry* g, const float* x, View sx, index n, index r0, index rows, index c0, index cols, float* strip,
+cdef void load_normalised(const fc_isa* kernels, const Normalised* before, const float* x, View s, index C, index H, index W, index h0, index rows, index left, index width,
+                          float* dst) noexcept nogil:
+    """load_rows of channels-last memory, and the normalisation with its activation: padding stays zero."""
+    cdef index r, h, first = imin(imax(left, 0), width), pixels = imin(W, width - first), line = width * C
+    cdef float* d
+    for r in range(rows):
+        h = h0 + r
+        d = dst + r * line
+        if h < 0 or h >= H:
+            memset(d, 0, line * sizeof(float))
+            continue
+        memset(d, 0, first * C * sizeof(float))
+        kernels.f32.column_normalise(before.op, before.slope, x + h * s.h, before.mean, before.scale, before.shift, pixels, C, d + first * C)
+        memset(d + (first + pixels) * C, 0, (width - first - pixels) * C * sizeof(float))
+
+
+cdef void transform_input(const fc_isa* kernels, Geometry* g, const Normalised* before, const float* x, View sx, index n, index r0, index rows, index c0, index cols, float* strip,
                           float* planes, index line, index plane) noexcept nogil:
     """The tiles (r0.., c0..) of image n, as rows of the planes."""
     cdef index left = g.PL - c0 * TILE, width = cols * TILE + 2, depth = rows * TILE + 2, r, c
     cdef index skip = imax(0, -left)
-    load_rows(kernels, x + n * sx.n + skip * sx.w, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
+    x += n * sx.n + skip * sx.w
+    if before.mean == NULL:
+        load_rows(kernels, x, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
+    else:
+        load_normalised(kernels, before, x, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
     for r in range(rows):
         for c in range(cols):
             kernels.winograd.input(strip + (r * TILE * width + c * TILE) * g.C, width * g.C, g.C, g.C, planes + (r * cols + c) * line, plane)
@@ -143,7 +192,7 @@ cdef void multiply(const fc_isa* kernels, const float* planes, index plane, inde
 
 
 cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index block, const float* x, View sx, const Panels* panels, const float* weights,
-                    index weight_plane, const float* bias, float* y, char* scratch) noexcept nogil:
+                    index weight_plane, const float* bias, const Normalised* before, const Pieces* pieces, float* y, char* scratch) noexcept nogil:
     cdef index n0, images, r0, rows, c0, cols, n, r, c, h, w, tile, height, width, wide = panels.nvec * panels.lanes
     cdef float* strip = <float*>scratch
     cdef float* planes = <float*>(scratch + p.strip_bytes)
@@ -152,7 +201,7 @@ cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index blo
     cdef float* out
     place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
     for n in range(images):
-        transform_input(kernels, g, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
+        transform_input(kernels, g, before, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
     multiply(kernels, planes, p.plane, p.line, images * rows * cols, panels, weights, weight_plane, products, p.out_plane)
     height, width = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
     for n in range(images):
@@ -173,33 +222,38 @@ cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index blo
             else:
                 for h in range(height):
                     kernels.f32.transpose(image + h * width * g.O, g.O, out + h * g.OW, g.OH * g.OW, width, g.O, width)
+        if pieces != NULL:
+            for h in range(r0 * TILE // pieces.layout.rows, ceil_div(r0 * TILE + height, pieces.layout.rows)):
+                piece_statistics[float](kernels, pieces, (n0 + n) * pieces.layout.strips + h, y)
 
 
-cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const Panels* taps, const float* packed, float* weights, index plane, int threads) noexcept nogil:
-    """Panels of the nine taps (9 * C rows) -> panels of each frequency (C rows)."""
-    cdef index c, i, v0, wide
-    for c in prange(panels.k, num_threads=threads, schedule="static"):
-        for i in range(panels.count):
-            v0 = first_vector(panels, i) * panels.lanes
-            wide = first_vector(panels, i + 1) * panels.lanes - v0
-            kernels.winograd.weight(packed + v0 * taps.k + c * wide, panels.k * wide, wide, weights + v0 * panels.k + c * wide, plane)
+cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const float* w, bint flipped, float* weights, index plane, int threads) noexcept nogil:
+    """w (O, C, 3, 3) -> panels of each frequency. A block of filters and channels is turned in L1 so that the lanes are the panel's columns, and transformed from there.
+
+    Rows of the panels are channels, columns filters; `flipped`, for the input gradient: rows are filters, columns channels, and the taps are reversed.
+    """
+    cdef index blocks = ceil_div(panels.k, WEIGHT_ROWS), item
+    for item in prange(panels.count * blocks, num_threads=threads, schedule="static"):
+        transform_weight_block(kernels, panels, w, flipped, item // blocks, item % blocks * WEIGHT_ROWS, weights, plane)
 
 
-cdef void pack_taps(const fc_isa* kernels, Geometry* g, const Panels* taps, const float* w, bint ohwi, bint flipped, float* packed, float* spare, int threads) noexcept nogil:
-    """Panels of the nine taps: rows = taps x channels of g's input, columns = channels of its output. `flipped`: g computes an input gradient, so w holds g.C filters
-    of g.O channels, and the taps are reversed."""
-    cdef index filters = g.C if flipped else g.O, channels = g.O if flipped else g.C, i, tap
-    cdef const float* last = w if ohwi else spare
-    if not ohwi:
-        for i in prange(filters, num_threads=threads, schedule="static"):
-            filter_to_last(kernels, w + i * 9 * channels, channels, 9, spare + i * 9 * channels)
-    if flipped:
-        for i in prange(filters, num_threads=threads, schedule="static"):
-            for tap in range(9):
-                pack_row(taps, (8 - tap) * g.C + i, last + (i * 9 + tap) * channels, packed)
-    else:
-        for i in prange(taps.count, num_threads=threads, schedule="static"):
-            pack_panel(kernels, taps, i, last, packed)
+cdef void transform_weight_block(const fc_isa* kernels, const Panels* panels, const float* w, bint flipped, index panel, index row, float* weights, index plane) noexcept nogil:
+    cdef float turned[WEIGHT_ROWS * 9 * MOST_LANES]
+    cdef index lanes = panels.lanes, first = first_vector(panels, panel), after = first_vector(panels, panel + 1), wide = (after - first) * lanes
+    cdef index v, at, n, r, last = imin(panels.k, row + WEIGHT_ROWS)
+    cdef float* out
+    for v in range(first, after):
+        at = v * lanes
+        n = imin(lanes, panels.n - at)
+        out = weights + first * lanes * panels.k + at - first * lanes
+        if flipped:
+            for r in range(row, last):
+                kernels.f32.transpose(w + (r * panels.n + at) * 9, 9, turned, lanes, n, 9, lanes)
+                kernels.winograd.weight(turned + 8 * lanes, -lanes, lanes, out + r * wide, plane)
+        else:
+            kernels.f32.transpose(w + (at * panels.k + row) * 9, panels.k * 9, turned, lanes, n, (last - row) * 9, lanes)
+            for r in range(row, last):
+                kernels.winograd.weight(turned + (r - row) * 9 * lanes, lanes, lanes, out + r * wide, plane)
 
 
 cdef class Packed:
@@ -217,61 +271,63 @@ def pack(cnp.ndarray weight):
     cdef const fc_isa* kernels = active_isa()
     cdef Packed p = Packed()
     cdef cnp.ndarray w = cnp.PyArray_GETCONTIGUOUS(weight)
-    cdef Geometry g = geometry(1, w.shape[1], 1, 1, w.shape[0], 1, 1, 0, 0)
-    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL), taps = make_panels(kernels, 9 * g.C, g.O, <float*>NULL)
+    cdef Panels panels = make_panels(kernels, w.shape[1], w.shape[0], <float*>NULL)
     cdef index weight_plane = panel_elements(&panels) + PLANE_PAD
-    cdef size_t packed_bytes = aligned(panel_elements(&taps) * sizeof(float))
-    cdef Arena spare = acquire(packed_bytes + w.size * sizeof(float))
     p.arena, p.isa = reserve(aligned(FREQUENCIES * weight_plane * sizeof(float))), kernels.name.decode()
     with nogil:
-        pack_taps(kernels, &g, &taps, <const float*>cnp.PyArray_DATA(w), False, False, <float*>spare.base, <float*>(spare.base + packed_bytes), 1)
-        transform_weights(kernels, &panels, &taps, <float*>spare.base, <float*>p.arena.base, weight_plane, 1)
-    release(spare)
+        transform_weights(kernels, &panels, <const float*>cnp.PyArray_DATA(w), False, <float*>p.arena.base, weight_plane, 1)
     return p
 
 
-cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, object ready):
+cdef bint holds_whole_pieces(const Blocks* b, const Layout* s) noexcept:
+    """Do the blocks consist of whole pieces of the normalisation behind them?"""
+    return b.cols == b.TW and (b.rows == b.TH or b.rows * TILE % s.rows == 0)
+
+
+cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, object ready, Following before,
+                          Following statistics):
     cdef const fc_isa* kernels = active_isa()
-    cdef bint last = is_channels_last(input if given is None else given), ohwi
-    cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = dense(weight), bias_array
+    cdef bint last = is_channels_last(input if given is None else given)
+    cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = cnp.PyArray_GETCONTIGUOUS(weight), bias_array
     if output.size == 0:
         return output
-    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL), taps = make_panels(kernels, 9 * g.C, g.O, <float*>NULL)
+    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL)
     cdef Plan plan = make_plan(kernels, g, &panels, last)
     cdef View sx = view_of(input)
     cdef index weight_plane = panel_elements(&panels) + PLANE_PAD, block
-    cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float)), packed_bytes = aligned(panel_elements(&taps) * sizeof(float))
+    cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float))
     if ready is not None:
         if (<Packed>ready).isa != kernels.name.decode():
             raise RuntimeError(f"weights were transformed for {(<Packed>ready).isa}, the instruction set is {kernels.name.decode()} now")
-        weight_bytes = packed_bytes = 0
-    cdef size_t spare_bytes = 0 if ready is not None else aligned(w.size * sizeof(float)), bias_bytes = aligned(panels.nvec * panels.lanes * sizeof(float))
-    ohwi = not cnp.PyArray_IS_C_CONTIGUOUS(w)
-    cdef Arena arena = acquire(weight_bytes + packed_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+        weight_bytes = 0
+    cdef Arena arena = acquire(weight_bytes + plan.threads * plan.worker_bytes)
     cdef float* weights = <float*>arena.base
-    cdef float* packed = <float*>(arena.base + weight_bytes)
-    cdef float* spare = <float*>(arena.base + weight_bytes + packed_bytes)
-    cdef char* scratch = arena.base + weight_bytes + packed_bytes + spare_bytes
+    cdef char* scratch = arena.base + weight_bytes
     cdef const float* x = <const float*>cnp.PyArray_DATA(input)
-    cdef const float* source = <const float*>cnp.PyArray_DATA(w)
     cdef const float* b = NULL
     cdef float* y = <float*>cnp.PyArray_DATA(output)
+    cdef Normalised normalised = normalised_by(before, input)
+    cdef Pieces of_output
+    cdef Pieces* pieces = NULL
+    if statistics is not None and last and holds_whole_pieces(&plan.blocks, &statistics.s):
+        of_output = statistics.pieces()
+        pieces = &of_output
+        statistics.counted = True
     if bias is not None:
         bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
         b = <const float*>cnp.PyArray_DATA(bias_array)
     with nogil:
         if ready is None:
-            pack_taps(kernels, g, &taps, source, ohwi, flipped, packed, spare, plan.threads)
-            transform_weights(kernels, &panels, &taps, packed, weights, weight_plane, plan.threads)
+            transform_weights(kernels, &panels, <const float*>cnp.PyArray_DATA(w), flipped, weights, weight_plane, plan.threads)
         else:
             weights = <float*>(<Packed>ready).arena.base
         if plan.threads == 1:
             for block in range(plan.blocks.count):
-                run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, y, scratch)
+                run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, &normalised, pieces, y, scratch)
         else:
             with parallel(num_threads=plan.threads):
                 for block in prange(plan.blocks.count, schedule="dynamic", chunksize=1):
-                    run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, y, scratch + threadid() * plan.worker_bytes)
+                    run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, &normalised, pieces, y, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return output
 
@@ -283,12 +339,12 @@ cdef Geometry geometry(index N, index C, index H, index W, index O, index OH, in
     return g
 
 
-def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None, packed=None):
+def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None, packed=None, Following before=None, Following statistics=None):
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], input.shape[2] + PT + PB - 2,
                                input.shape[3] + PL + PR - 2, PT, PL)
-    return convolve(&g, input, weight, bias, False, out, packed)
+    return convolve(&g, input, weight, bias, False, out, packed, before, statistics)
 
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
@@ -296,7 +352,7 @@ def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, 
     cdef index PT, PB, PL, PR
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input_shape[0], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], input_shape[1], input_shape[2], input_shape[3], 2 - PT, 2 - PL)
-    return convolve(&g, grad_output, weight, None, True, out, None)
+    return convolve(&g, grad_output, weight, None, True, out, None, None, None)
 
 
 # ---- weight gradient: dU[f] = V[f]^T D[f] over all tiles, then G^T dU G
@@ -340,7 +396,7 @@ cdef GradPlan make_grad_plan(const fc_isa* kernels, Geometry* g, const Panels* p
     return p
 
 
-cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index job, const float* x, View sx, const float* grad, View sg, const Panels* panels,
+cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index job, const Normalised* before, const float* x, View sx, const float* grad, View sg, const Panels* panels,
                   float* partials, char* scratch) noexcept nogil:
     cdef index part = job % p.parts, slot = job // p.parts, v0 = part * panels.count // p.parts, v1 = (part + 1) * panels.count // p.parts
     cdef index first = first_vector(panels, v0) * panels.lanes, wide = first_vector(panels, v1) * panels.lanes - first, channels = imin(wide, g.O - first)
@@ -357,7 +413,7 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index j
         place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
         height, across = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
         for n in range(images):
-            transform_input(kernels, g, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
+            transform_input(kernels, g, before, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
             gb = grad + (n0 + n) * sg.n + r0 * TILE * sg.h + c0 * TILE * sg.w + first * sg.c
             g_row, g_pixel = sg.h, sg.w
             if sg.c != 1:
@@ -381,27 +437,31 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index j
         later = 1
 
 
-cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, float* partials, float* taps, float* spare, float* gw) noexcept nogil:
-    """Add the slots in order, transform back, and (9, C, O) -> (O, C, 9)."""
-    cdef index c, o, f, i, slot, width = panels.nvec * panels.lanes, size = FREQUENCIES * p.slot_plane
+cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, float* partials, float* gw) noexcept nogil:
+    """Add the slots in order, transform back, and (C, 9, O) -> (O, C, 9)."""
+    cdef index blocks = ceil_div(g.C, WEIGHT_ROWS), i
+    for i in prange(blocks, num_threads=p.threads, schedule="static"):
+        finish_block(kernels, g, p, panels, i * WEIGHT_ROWS, imin(g.C, (i + 1) * WEIGHT_ROWS), partials, gw)
+
+
+cdef void finish_block(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, index c0, index c1, float* partials, float* gw) noexcept nogil:
+    cdef float turned[WEIGHT_ROWS * 9 * MOST_LANES]
+    cdef index lanes = panels.lanes, width = panels.nvec * lanes, size = FREQUENCIES * p.slot_plane, c, f, i, slot, v
     cdef float* total
     cdef const float* part
-    for c in prange(g.C, num_threads=p.threads, schedule="static"):
-        for f in range(FREQUENCIES):
-            total = partials + f * p.slot_plane + c * width
-            for slot in range(1, p.slots):
-                part = total + slot * size
-                for i in range(width):
-                    total[i] += part[i]
-        kernels.winograd.weight_grad(partials + c * width, p.slot_plane, width, taps + c * width, g.C * width)
-    for i in prange(panels.nvec, num_threads=p.threads, schedule="static"):
-        o = i * panels.lanes
-        kernels.f32.transpose(taps + o, width, spare + o * 9 * g.C, 9 * g.C, 9 * g.C, imin(panels.lanes, g.O - o), 9 * g.C)
-    for o in prange(g.O, num_threads=p.threads, schedule="static"):
-        kernels.f32.transpose(spare + o * 9 * g.C, g.C, gw + o * 9 * g.C, 9, 9, g.C, 9)
+    for f in range(FREQUENCIES):
+        total = partials + f * p.slot_plane + c0 * width
+        for slot in range(1, p.slots):
+            part = total + slot * size
+            for i in range((c1 - c0) * width):
+                total[i] += part[i]
+    for v in range(panels.nvec):
+        for c in range(c0, c1):
+            kernels.winograd.weight_grad(partials + c * width + v * lanes, p.slot_plane, lanes, turned + (c - c0) * 9 * lanes, lanes)
+        kernels.f32.transpose(turned, lanes, gw + (v * lanes * g.C + c0) * 9, g.C * 9, (c1 - c0) * 9, imin(lanes, g.O - v * lanes), (c1 - c0) * 9)
 
 
-def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
+def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None, Following before=None):
     cdef index PT, PB, PL, PR, job
     (PT, PB), (PL, PR) = padding
     cdef Geometry g = geometry(input.shape[0], input.shape[1], input.shape[2], input.shape[3], grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], PT, PL)
@@ -414,23 +474,21 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
     cdef GradPlan plan = make_grad_plan(kernels, &g, &panels)
     cdef View sx = view_of(input), sg = view_of(grad_output)
     cdef size_t partial_bytes = aligned(plan.slots * FREQUENCIES * plan.slot_plane * sizeof(float))
-    cdef size_t taps_bytes = aligned(9 * g.C * panels.nvec * panels.lanes * sizeof(float)), spare_bytes = aligned(9 * g.C * g.O * sizeof(float))
-    cdef Arena arena = acquire(partial_bytes + taps_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+    cdef Arena arena = acquire(partial_bytes + plan.threads * plan.worker_bytes)
     cdef float* partials = <float*>arena.base
-    cdef float* taps = <float*>(arena.base + partial_bytes)
-    cdef float* spare = <float*>(arena.base + partial_bytes + taps_bytes)
-    cdef char* scratch = arena.base + partial_bytes + taps_bytes + spare_bytes
+    cdef char* scratch = arena.base + partial_bytes
     cdef const float* x = <const float*>cnp.PyArray_DATA(input)
     cdef const float* gy = <const float*>cnp.PyArray_DATA(grad_output)
     cdef float* gw = <float*>cnp.PyArray_DATA(grad_weight)
+    cdef Normalised normalised = normalised_by(before, input)
     with nogil:
         if plan.threads == 1:
             for job in range(plan.slots * plan.parts):
-                run_job(kernels, &g, &plan, job, x, sx, gy, sg, &panels, partials, scratch)
+                run_job(kernels, &g, &plan, job, &normalised, x, sx, gy, sg, &panels, partials, scratch)
         else:
             with parallel(num_threads=plan.threads):
                 for job in prange(plan.slots * plan.parts, schedule="dynamic", chunksize=1):
-                    run_job(kernels, &g, &plan, job, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
-        finish(kernels, &g, &plan, &panels, partials, taps, spare, gw)
+                    run_job(kernels, &g, &plan, job, &normalised, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
+        finish(kernels, &g, &plan, &panels, partials, gw)
     release(arena)
     return grad_weight

@@ -1,0 +1,2 @@
+"""`python -m bench report`"""
+RESULTS=None
