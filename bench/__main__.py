@@ -112,6 +112,17 @@ def _readme(args: Args) -> int:
     print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
     print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
     print(f"{readme.fill_courses(readme.COURSE_PAGES, readme.RESULTS)} pages of {readme.COURSE_PAGES} have results")
+    readme.fill(readme.FRONT, readme.RESULTS, (readme.runs.KIND,), readme.RECIPES)
+    return 0
+
+
+def _recipes(args: Args) -> int:
+    from bench import readme, runs
+
+    document = runs.run(args.runs, args.note, args.json)
+    print(readme.render(document))
+    if args.json is not None:
+        readme.save(document, args.json)
     return 0
 
 
@@ -198,6 +209,12 @@ def _report_options(made: Options) -> None:
     made.add_argument("--no-png", action="store_true", help="only the HTML file, which takes no matplotlib")
 
 
+def _recipes_options(made: Options) -> None:
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of `fastcnn train`; those that differ in the seed alone are one row")
+    made.add_argument("--note", default="", help="what has to be known about these runs: a busy machine, say")
+    made.add_argument("--json", type=Path, metavar="OUT", help="write the result there too; its rows of other commands stay")
+
+
 def _full_options(made: Options) -> None:
     made.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of the results (default bench/results)")
     made.add_argument("--again", action="store_true", help="measure also what this commit has a result of already")
@@ -223,6 +240,7 @@ COMMANDS: dict[str, Command] = {
     "overhead": Command("import time and the cost of a call without arithmetic", _measures, _overhead),
     "data": Command("images per second of the data path, and the share of a LeNet epoch that waits for it", _data_options, _data),
     "coursework": Command("code in the style of the courses of fastcnn.compat, as it is and on fastcnn", _coursework_options, _coursework),
+    "recipes": Command("what runs of `fastcnn train` reached, from their folders, beside what was reported", _recipes_options, _recipes),
     "full": Command("all of these, each in its own file of bench/results; goes on where it was stopped", _full_options, _full),
     "compare": Command("what changed between two results, and what is only noise", _compare_options, _compare),
     "report": Command("one HTML page and pictures of results", _report_options, _report),
