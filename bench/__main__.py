@@ -165,7 +165,7 @@ def _report_options(made: Options) -> None:
 
 def _full_options(made: Options) -> None:
     made.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of the results (default bench/results)")
-    made.add_argument("--again", action="store_true", help="measure also what this commit has a result of already")
+    made.add_argument("--again", action="store_true", help="measure also what there is a result of already")
     made.add_argument("--only", type=lambda word: word.split(","), metavar="PART,...", help="these parts only")
 
 
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(readme.render(done))
     if args.json is not None:
         readme.save(done, args.json)
-    return 1 if done["refused"] else 0
+    return 1 if done["refused"] or done.get("slower") else 0
 
 
 def _positive(word: str) -> int:

@@ -13,7 +13,8 @@ from bench.peers.ours import Fastcnn, compiled
 from bench.peers.pytorch import Torch
 from fastcnn import backend as backends
 
-__all__ = ["FORMATS", "OPS", "Fastcnn", "Library", "Operands", "Torch", "Unusable", "check_backend", "chosen", "compiled", "is_rival", "libraries", "missing"]
+__all__ = ["FORMATS", "OPS", "Coursework", "Fastcnn", "Jax", "Library", "OnnxRuntime", "Operands", "Torch", "Unusable"]
+__all__ += ["check_backend", "chosen", "compiled", "is_rival", "libraries", "missing"]
 
 PEERS: dict[str, tuple[list[Library], tuple[str, ...]]] = {
     "reference": ([Fastcnn("reference")], ()),
