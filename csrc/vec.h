@@ -71,7 +71,8 @@ static inline double FC_FN(lane_sum)(vec v) {
     return total;
 }
 
-/* Interleave the lower (upper) halves of a and b: a0 b0 a1 b1 ... One step of the transpose, and the inverse of taking even and odd lanes. */
+/* ZIP: interleave the lower (upper) halves of a and b, a0 b0 a1 b1 ...; EVEN and ODD are its inverse.
+ * UNPACK is ZIP inside each lane of 16 bytes, which takes no index register; LANES_EVEN and LANES_ODD are EVEN and ODD of whole such lanes (vectors of one lane have no use for them). */
 #if defined(__clang__)
 #define FC_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -101,4 +102,28 @@ static inline double FC_FN(lane_sum)(vec v) {
 #define FC_EVEN(a, b) FC_SHUFFLE(a, b, 0, 2)
 #define FC_ODD(a, b) FC_SHUFFLE(a, b, 1, 3)
 #define FC_IOTA ((ivec){0, 1})
+#endif
+#if FC_VBYTES == 64 && FC_REAL_BYTES == 4
+#define FC_UNPACK_LO(a, b) FC_SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define FC_UNPACK_HI(a, b) FC_SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define FC_LANES_EVEN(a, b) FC_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+#define FC_LANES_ODD(a, b) FC_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
+#elif FC_VBYTES == 64
+#define FC_UNPACK_LO(a, b) FC_SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14)
+#define FC_UNPACK_HI(a, b) FC_SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
+#define FC_LANES_EVEN(a, b) FC_SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13)
+#define FC_LANES_ODD(a, b) FC_SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15)
+#elif FC_VBYTES == 32 && FC_REAL_BYTES == 4
+#define FC_UNPACK_LO(a, b) FC_SHUFFLE(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define FC_UNPACK_HI(a, b) FC_SHUFFLE(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define FC_LANES_EVEN(a, b) FC_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define FC_LANES_ODD(a, b) FC_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+#elif FC_VBYTES == 32
+#define FC_UNPACK_LO(a, b) FC_SHUFFLE(a, b, 0, 4, 2, 6)
+#define FC_UNPACK_HI(a, b) FC_SHUFFLE(a, b, 1, 5, 3, 7)
+#define FC_LANES_EVEN(a, b) FC_SHUFFLE(a, b, 0, 1, 4, 5)
+#define FC_LANES_ODD(a, b) FC_SHUFFLE(a, b, 2, 3, 6, 7)
+#else
+#define FC_UNPACK_LO FC_ZIP_LO
+#define FC_UNPACK_HI FC_ZIP_HI
 #endif

@@ -18,7 +18,7 @@ from fastcnn.backends.cpu import _runtime  # noqa: E402
 from fastcnn.plan import Planner  # noqa: E402
 from fastcnn.plan.narrow import NarrowRun  # noqa: E402
 from fastcnn.plan.planner import MOST_PLANS  # noqa: E402
-from fastcnn.plan.wide import FoldedBlock, WideBlock  # noqa: E402
+from fastcnn.plan.wide import Block, FoldedBlock, WideBlock  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,28 @@ NETS = {
             conv(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2), *head(32 * 36),
         ],
         (3, 12, 12),
+    ),
+    "normalisations left to the next block": (
+        lambda: [
+            conv(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), conv(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.LeakyReLU(0.1),
+            conv(32, 48, 3), nn.BatchNorm2d(48), conv(48, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AvgPool2d(3, 2), *head(32 * 16),
+        ],
+        (3, 12, 12),
+    ),
+    "a first block with a pooling": (
+        lambda: [
+            conv(2, 20, 3), nn.BatchNorm2d(20), nn.LeakyReLU(0.1), nn.AvgPool2d(3, 2), conv(20, 32, 3), nn.BatchNorm2d(32), nn.ReLU(),
+            conv(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2), *head(32),
+        ],
+        (2, 12, 12),
+    ),
+    "residual of blocks that leave their normalisation": (
+        lambda: [
+            conv(3, 32, 3, padding=1), nn.BatchNorm2d(32),  # no activation: at zero rounding would decide about gradients
+            nn.Residual(nn.Sequential(conv(32, 32, 3, padding=1), nn.BatchNorm2d(32), conv(32, 32, 3, padding=1), nn.BatchNorm2d(32))),
+            conv(32, 32, 3), nn.BatchNorm2d(32), *head(32 * 36),
+        ],
+        (3, 8, 8),
     ),
     "wide, odd sizes, nothing before a pooling": (lambda: [conv(3, 40, 3), nn.MaxPool2d(2), conv(40, 33, 2, padding=1), *head(33 * 36)], (3, 13, 12)),
     "activations without normalisation": (
@@ -1025,3 +1047,59 @@ def test_the_table(isa, training):
     model, shape = build("lenet")
     assert "images in lanes" in str(model.plan((lanes, *shape), training=training))
     assert "images in lanes" not in str(model.plan((lanes // 2, *shape), training=training))
+
+
+def trained(model, shape, steps, rng):
+    """Losses' gradients and outputs of a few steps, and the plan."""
+    planner, seen = Planner(model), []
+    for _ in range(steps):
+        x = rng.standard_normal((20, *shape)).astype(np.float32)
+        plan = planner.plan(x, True)
+        y = plan.forward(x)
+        model.zero_grad()
+        plan.backward(rng.standard_normal(y.shape).astype(np.float32))
+        seen += [y, *(p.grad.copy() for p in model.parameters())]
+        for p in model.parameters():
+            p.data -= 0.01 * p.grad
+    return seen, plan
+
+
+def test_blocks_leave_their_normalisation_to_the_next(monkeypatch):
+    model, shape = build("normalisations left to the next block", np.float32)
+    model[0].requires_input_grad = False
+    stored = copy.deepcopy(model)
+    seen, plan = trained(model, shape, 3, np.random.default_rng(0))
+    blocks = [segment for segment in plan.segments if isinstance(segment, WideBlock)]
+    assert [block.leaves for block in blocks] == [True, True, True, False]
+    monkeypatch.setattr(WideBlock, "may_leave", lambda self: False)
+    expected, larger = trained(stored, shape, 3, np.random.default_rng(0))
+    assert not any(segment.leaves for segment in larger.segments if isinstance(segment, WideBlock))
+    assert plan.nbytes < larger.nbytes
+    for a, b in zip(seen, expected, strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("behind", ["blocks", "a layer that runs as itself", "an average"])
+def test_a_first_convolution_made_twice_gives_the_same(behind, monkeypatch):
+    model, shape = build("a first block with a pooling", np.float32)
+    if behind != "blocks":
+        layer = Scale() if behind == "a layer that runs as itself" else nn.AvgPool2d(2, 1)
+        model = nn.Sequential(*list(model)[:4], layer, *head(20 * (16 if behind == "a layer that runs as itself" else 9)))
+    model[0].requires_input_grad = False
+    kept = copy.deepcopy(model)
+    expected, larger = trained(kept, shape, 3, np.random.default_rng(0))
+    assert not larger.segments[0].again
+    monkeypatch.setattr(Block, "made_again", lambda *arguments: True)
+    seen, plan = trained(model, shape, 3, np.random.default_rng(0))
+    assert plan.segments[0].again
+    if behind != "a layer that runs as itself":  # which needs no memory of the plan's
+        assert plan.nbytes < larger.nbytes
+    for a, b in zip(seen, expected, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_large_cheap_outputs_are_made_again():
+    for channels, filters, size, expected in ((1, 128, 300, True), (1, 128, 100, False), (4, 128, 300, False)):
+        model = nn.Sequential(nn.Conv2d(channels, filters, 5, rng=0), nn.BatchNorm2d(filters), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+        block = Block(list(model.named_children()), (2, channels, size, size), True)
+        assert block.made_again(2, np.dtype(np.float32)) is expected

@@ -20,8 +20,8 @@ HUGE_PAGE = 1 << 21
 class Buffer:
     """A place in the block that a segment has asked for; `array` once the plan is bound. Buffers of one region lie over each other."""
 
-    def __init__(self, shape: Sequence[int], dtype: Any, channels_last: bool, region: str | None) -> None:
-        self.shape, self.dtype, self.channels_last, self.region = tuple(shape), np.dtype(dtype), channels_last, region
+    def __init__(self, shape: Sequence[int], dtype: Any, channels_last: bool, region: str | None, made_twice: bool) -> None:
+        self.shape, self.dtype, self.channels_last, self.region, self.made_twice = tuple(shape), np.dtype(dtype), channels_last, region, made_twice
         self.nbytes = prod(self.shape) * self.dtype.itemsize
         self.array: np.ndarray = None
 
@@ -66,8 +66,10 @@ class Layout:
         self.dtype = dtype  # of the plan's images
         self.buffers: list[Buffer] = []
 
-    def buffer(self, shape: Sequence[int], dtype: Any, channels_last: bool = False, region: str | None = None) -> Buffer:
-        buffer = Buffer(shape, dtype, channels_last, region)
+    def buffer(self, shape: Sequence[int], dtype: Any, channels_last: bool = False, region: str | None = None, made_twice: bool = False) -> Buffer:
+        """made_twice: its segment is done with it before those behind it run forward, and makes it again after they have run backward: it lies under what they
+        ask for."""
+        buffer = Buffer(shape, dtype, channels_last, region, made_twice)
         self.buffers.append(buffer)
         return buffer
 
@@ -81,17 +83,19 @@ class Layout:
         for buffer in self.buffers:
             if buffer.region is not None:
                 regions[buffer.region] = max(regions.get(buffer.region, 0), buffer.nbytes)
-        offset, starts, places = 0, {}, []
+        offset, most, starts, places = 0, 0, {}, []
         for region, nbytes in regions.items():
             starts[region] = offset
             offset += padded(nbytes)
         for buffer in self.buffers:
-            if buffer.region is None:
-                places.append(offset)
-                offset += padded(buffer.nbytes)
-            else:
+            if buffer.region is not None:
                 places.append(starts[buffer.region])
-        return places, offset
+                continue
+            places.append(offset)
+            most = max(most, offset + padded(buffer.nbytes))
+            if not buffer.made_twice:
+                offset += padded(buffer.nbytes)
+        return places, max(most, offset)
 
 
 def padded(nbytes: int) -> int:

@@ -219,7 +219,7 @@ class Planner:
                     return narrow.NarrowRun(ours[:taken], training, run, lanes, shape, region, self.memory, layout), taken, run[-1].output_shape, False
                 if covers(first, rest) and (training or not last):
                     return self._dense(ours, shape, training)
-                return self._block(ours, shape, training, before, region, layout)
+                return self._block(ours, shape, training, before, region, chain_path, layout)
             if before and before[-1].makes_channels_last and (windows := windows_of(first, *rest[1:])):
                 borrow = before[-1].lends_output
                 segment = Mean(ours[:1], windows, shape, training, borrow, region, layout)
@@ -281,12 +281,14 @@ class Planner:
         segment = Dense(layers[:taken], shape, training, self.memory)
         return segment, taken, segment.output_shape[1:], False
 
-    def _block(self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], region: str, layout: Layout) -> tuple[Segment, int, tuple, bool]:
+    def _block(
+        self, layers: list[Layer], shape: tuple, training: bool, before: list[Segment], region: str, chain_path: str, layout: Layout
+    ) -> tuple[Segment, int, tuple, bool]:
         block = wide.Block(layers, shape, training)
         own = layers[: block.taken]
         if not training:
             return wide.FoldedBlock(own, block, shape, region, layout), block.taken, block.output_shape, True
-        return wide.WideBlock(own, block, shape, before[-1] if before else None, self.memory, layout), block.taken, block.output_shape, True
+        return wide.WideBlock(own, block, shape, before[-1] if before else None, not chain_path, self.memory, layout), block.taken, block.output_shape, True
 
 
 def shape_behind(layer: nn.Module, rest: tuple | None, dtype: np.dtype) -> tuple | None:

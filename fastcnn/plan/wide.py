@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from fastcnn.plan.segment import Convolution, Layer, Row, Segment, accumulate, g
 
 
 class Block:
-    """The layers that one WideBlock takes: convolution, and of normalisation, activation and pooling those that follow it in this order. `shape` is the input's,
-    (N, C, H, W)."""
+    """The layers that one WideBlock takes: convolution, and of normalisation, activation and pooling those that follow it in this order. `shape` is the
+    input's, (N, C, H, W)."""
 
     def __init__(self, layers: Sequence[Layer], shape: tuple, training: bool) -> None:
         rest = [layer for _, layer in layers[1:4]]
@@ -41,6 +42,12 @@ class Block:
             self.output_shape = O, *(extents(windows, H, W))
             taken += 1
         self.taken = 1 + taken
+
+    def made_again(self, batch: int, dtype: np.dtype) -> bool:
+        """Is the convolution's output better made again than kept? Above 64 MB no cache holds it, and a number takes 0.11 ns to come from memory (35 GB/s),
+        the time of some 50 operations: a kernel of 25 taps and one channel costs no more."""
+        O, H, W = self.conv_shape
+        return batch * O * H * W * dtype.itemsize >= 64 << 20 and 2 * prod(self.convolution.weight.shape[1:]) <= 64
 
     def following(self, batch: int, dtype: np.dtype, training: bool) -> _norm.Following | None:
         """What does the work of the layers behind the convolution; None if there are none. In inference the normalisation is folded into the weights."""
@@ -76,20 +83,24 @@ class WideBlock(Segment):
 
     Where the next block is one that normalises what it loads, z is never made: the next block gets y, and asks `following` for the rest. Its gradient lies
     in a place that all such blocks share, since each is used up before the next is made.
+
+    The first block of a network (`first`: in the outermost chain) may make y twice, once forward and once backward, and lend its place to the blocks between.
     """
 
     makes_channels_last = True
 
-    def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, before: Segment | None, memory: Memory, layout: Layout) -> None:
+    def __init__(self, layers: Sequence[Layer], block: Block, shape: tuple, before: Segment | None, first: bool, memory: Memory, layout: Layout) -> None:
         super().__init__(layers, True)
         self.block, self.convolution, self.norm, self.memory = block, block.convolution, block.norm, memory
         dtype, batch = self.convolution.weight.dtype, shape[0]
         self.following = block.following(batch, dtype, True)
         in_place = self.norm is None and block.pool is None  # an activation's derivative can be told from its output
         self.lends_output = not (in_place and block.activation)
-        self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True)
-        self.z = self.y if in_place else layout.buffer((batch, *block.output_shape), dtype, channels_last=True)
+        self.again = first and block.pool is not None and not self.convolution.layer.requires_input_grad and block.made_again(batch, dtype)
+        self.z = None if in_place else layout.buffer((batch, *block.output_shape), dtype, channels_last=True)
         self.winners = layout.buffer((batch, *block.output_shape), np.int8, channels_last=True) if block.pool == "max" else None
+        self.y = layout.buffer((batch, *block.conv_shape), dtype, channels_last=True, made_twice=self.again)
+        self.z = self.z or self.y
         self.own_gradient = None
         self.wants_input_grad = self.convolution.layer.requires_input_grad
         self.producer: WideBlock | None = None  # the block before, if its normalisation is left to this one
@@ -137,20 +148,24 @@ class WideBlock(Segment):
         return self.chosen[op].function(*arguments, *self.convolution.options, **options)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        convolution, norm, following, y = self.convolution, self.norm, self.following, self.y.array
+        norm, following, y = self.norm, self.following, self.y.array
         if x.strides != self.strides:  # a view, or what a layer that runs as itself has made: known only now
             self.prepare(x, None)
         self.x = x
-        beside = self._before()
+        beside = {}
         if norm is not None and self.chosen["conv2d"].function is _winograd.conv2d:
             beside["statistics"] = following
-        self._run("conv2d", x, convolution.weight.data, value(convolution.bias), out=y, **beside)
+        self._convolve(x, **beside)
         if norm is not None:
             following.take_statistics(y, value(norm.weight), value(norm.bias))
             norm.track(following.mean, following.var, y.size // y.shape[1])
         if following is not None and not self.leaves:
             following.apply(y, self.z.array, None if self.winners is None else self.winners.array)
         return self.z.array
+
+    def _convolve(self, x: np.ndarray, **beside: Any) -> None:
+        weight, bias = self.convolution.weight.data, value(self.convolution.bias)
+        self._run("conv2d", x, weight, bias, out=self.y.array, **self._before(), **beside)
 
     def _before(self) -> dict[str, Any]:
         return {} if self.producer is None else {"before": self.producer.following}
@@ -162,6 +177,10 @@ class WideBlock(Segment):
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         convolution, norm, y = self.convolution, self.norm, self.y.array
         grad_output = self._channels_last(grad_output)
+        if self.again:
+            if np.may_share_memory(grad_output, y):
+                grad_output = grad_output.copy(order="K")
+            self._convolve(self.x)
         weight, bias = give_gradient(convolution.weight, self.memory), convolution.bias
         grad_bias = None
         wants_bias = bias is not None and bias.requires_grad
@@ -196,6 +215,8 @@ class WideBlock(Segment):
 
     def rows(self) -> list[Row]:
         fused = ", ".join(type(layer).__name__ for _, layer in self.layers[1:])
+        if self.again:
+            fused += " (convolved again backward)"
         if self.leaves:
             fused += " (as the next loads)"
         buffers = {id(b): b.nbytes for b in (self.y, self.z, self.winners, self.own_gradient) if b is not None and b.region is None}

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
-from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, fill_segments, imax, imin, index, load_rows, real
+from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, fill_segments, imax, imin, index, load_rows, real, simplify
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, reserve, thread_count
 
@@ -269,6 +269,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     cdef index taps = g.KH * g.KW, group, i
     cdef Panels panels = make_panels(kernels, taps * g.Cg, g.Og, <real*>NULL)
     cdef View sx = view_of(input)
+    simplify(g, &sx)
     cdef Plan plan = make_plan(kernels, g, sx, &panels, last, <real*>NULL)
     cdef size_t packed_bytes = 0 if ready is not None else aligned(g.G * panel_elements(&panels) * sizeof(real))
     cdef size_t bias_bytes = aligned(g.G * panels.nvec * panels.lanes * sizeof(real)) if bias is not None else 0

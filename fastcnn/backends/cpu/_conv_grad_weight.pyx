@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
-from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real
+from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real, simplify
 from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
 
@@ -79,6 +79,8 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View sx, View sg, const 
 cdef void load_grad(const fc_isa* kernels, const real* grad, View sg, index rows, index OW, index columns, index wide, real* dst) noexcept nogil:
     """dst[pixel][o] = grad[o, row, column] for o < columns, zero for columns <= o < wide."""
     cdef index r, w, o
+    if sg.w == 1 and sg.h == OW:  # planes without gaps: one long row
+        OW, rows = rows * OW, 1
     for r in range(rows):
         if sg.w == 1 and sg.c != 1:
             if real is float:
@@ -202,6 +204,8 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
         grad_weight.fill(0)
         return grad_weight
     cdef View sx = view_of(input), sg = view_of(grad_output)
+    if simplify(g, &sx):
+        sg.w, sg.h = sg.h, sg.n
     cdef Panels panels = make_panels(kernels, g.KH * g.KW * g.Cg, g.Og, <real*>NULL)
     cdef Plan plan = make_plan(kernels, g, sx, sg, &panels, <real*>NULL)
     cdef bint ohwi = g.KH * g.KW == 1 or g.Cg == 1

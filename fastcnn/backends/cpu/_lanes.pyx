@@ -202,7 +202,8 @@ cdef void derive(const fc_isa* kernels, const Stage* s, const real* y, real* gra
 
 
 cdef void parameter_gradients(const fc_isa* kernels, const Run* run, int at, const real* x, const real* g, index g_row, index g_plane, real* sums,
-                              real* gradients) noexcept nogil:
+                              real* gradients, bint biases) noexcept nogil:
+    """O * taps weights and, where wanted, behind them O biases."""
     cdef const Stage* s = &run.stages[at]
     cdef index taps = s.C * s.KH * s.KW, line = s.OW * run.lanes, r = 0, o, rows, most = imax(1, STRIP_BYTES // (4 * line * <index>sizeof(real)))
     cdef double total
@@ -218,7 +219,7 @@ cdef void parameter_gradients(const fc_isa* kernels, const Run* run, int at, con
         kernels.f32.fold_lanes(sums, gradients, s.O * taps)
     else:
         kernels.f64.fold_lanes(sums, gradients, s.O * taps)
-    for o in range(s.O):
+    for o in range(s.O if biases else 0):
         total = 0
         for r in range(s.OH):
             if real is float:
@@ -228,13 +229,14 @@ cdef void parameter_gradients(const fc_isa* kernels, const Run* run, int at, con
         gradients[s.O * taps + o] = <real>total
 
 
-cdef void input_gradient(const fc_isa* kernels, const Run* run, int at, const real* g, index g_row, index g_plane, const real* w, index* lists, real* out) noexcept nogil:
-    """In the layout of the stage's input, border included (what falls there belongs to nobody)."""
+cdef void input_gradient(const fc_isa* kernels, const Run* run, int at, const real* g, index g_row, index g_plane, const real* w, index first, index after, index* lists,
+                         real* out) noexcept nogil:
+    """Channels first .. after - 1, in the layout of the stage's input, border included (what falls there belongs to nobody)."""
     cdef const Stage* s = &run.stages[at]
     cdef index taps = s.KH * s.KW, h, oh, kh, o, c, count
     cdef index* g_offset = lists
     cdef index* w_offset = lists + s.O * s.KH
-    memset(out, 0, s.C * s.x_plane * sizeof(real))
+    memset(out, 0, (after - first) * s.x_plane * sizeof(real))
     for h in range(s.PT, s.PT + s.H):
         count = 0
         for kh in range(s.KH):
@@ -245,21 +247,22 @@ cdef void input_gradient(const fc_isa* kernels, const Run* run, int at, const re
                 g_offset[count] = o * g_plane + oh // s.SH * g_row
                 w_offset[count] = o * s.C * taps + kh * s.KW
                 count += 1
-        for c in range(s.C):
+        for c in range(first, after):
             if real is float:
-                kernels.f32.lanes_scatter(g, g_offset, w + c * taps, w_offset, count, out + c * s.x_plane + h * s.x_row, s.OW, s.KW, s.SW, s.DW)
+                kernels.f32.lanes_scatter(g, g_offset, w + c * taps, w_offset, count, out + (c - first) * s.x_plane + h * s.x_row, s.OW, s.KW, s.SW, s.DW)
             else:
-                kernels.f64.lanes_scatter(g, g_offset, w + c * taps, w_offset, count, out + c * s.x_plane + h * s.x_row, s.OW, s.KW, s.SW, s.DW)
+                kernels.f64.lanes_scatter(g, g_offset, w + c * taps, w_offset, count, out + (c - first) * s.x_plane + h * s.x_row, s.OW, s.KW, s.SW, s.DW)
 
 
-cdef void load(const fc_isa* kernels, int lanes, const real* source, index images, index channels, index H, index W, real* out, index plane, index row) noexcept nogil:
-    """Images (images, channels, H, W), dense, into the lanes; lanes without an image are zero."""
-    cdef index c, h, size = channels * H * W
+cdef void load(const fc_isa* kernels, int lanes, const real* source, index size, index images, index channels, index H, index W, real* out, index plane,
+               index row) noexcept nogil:
+    """Images (images, channels, H, W), `size` elements apart, into the lanes; lanes without an image are zero."""
+    cdef index c, h, pixels = channels * H * W
     if row == W * lanes and plane == H * row:
         if real is float:
-            kernels.f32.transpose(source, size, out, lanes, images, size, lanes)
+            kernels.f32.transpose(source, size, out, lanes, images, pixels, lanes)
         else:
-            kernels.f64.transpose(source, size, out, lanes, images, size, lanes)
+            kernels.f64.transpose(source, size, out, lanes, images, pixels, lanes)
         return
     for c in range(channels):
         for h in range(H):
@@ -269,13 +272,14 @@ cdef void load(const fc_isa* kernels, int lanes, const real* source, index image
                 kernels.f64.transpose(source + (c * H + h) * W, size, out + c * plane + h * row, lanes, images, W, lanes)
 
 
-cdef void unload(const fc_isa* kernels, int lanes, const real* x, index plane, index row, index images, index channels, index H, index W, real* out) noexcept nogil:
-    cdef index c, h, size = channels * H * W
+cdef void unload(const fc_isa* kernels, int lanes, const real* x, index plane, index row, index images, index channels, index H, index W, real* out,
+                 index size) noexcept nogil:
+    cdef index c, h, pixels = channels * H * W
     if row == W * lanes and plane == H * row:
         if real is float:
-            kernels.f32.transpose(x, lanes, out, size, size, images, size)
+            kernels.f32.transpose(x, lanes, out, size, pixels, images, pixels)
         else:
-            kernels.f64.transpose(x, lanes, out, size, size, images, size)
+            kernels.f64.transpose(x, lanes, out, size, pixels, images, pixels)
         return
     for c in range(channels):
         for h in range(H):
@@ -289,11 +293,11 @@ cdef void group_forward(const fc_isa* kernels, const Run* run, const real* x, in
                         bint training) noexcept nogil:
     cdef const Stage* s = &run.stages[0]
     cdef int at
-    load(kernels, run.lanes, x, images, s.C, s.H, s.W, <real*>(memory + s.x_at) + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row)
+    load(kernels, run.lanes, x, s.C * s.H * s.W, images, s.C, s.H, s.W, <real*>(memory + s.x_at) + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row)
     for at in range(run.count):
         stage_forward(kernels, run, at, memory, <const real*>w[at], <const real*>b[at], scratch, training)
     s = &run.stages[run.count - 1]
-    unload(kernels, run.lanes, <real*>(memory + s.y_at), s.y_plane, s.y_row, images, s.O, s.YH, s.YW, y)
+    unload(kernels, run.lanes, <real*>(memory + s.y_at), s.y_plane, s.y_row, images, s.O, s.YH, s.YW, y, s.O * s.YH * s.YW)
 
 
 cdef void group_backward(const fc_isa* kernels, const Run* run, const real* grad, index images, const void** w, real* grad_input, char* memory, char* scratch,
@@ -307,7 +311,7 @@ cdef void group_backward(const fc_isa* kernels, const Run* run, const real* grad
     cdef const real* g
     cdef index g_row, g_plane
     cdef int at = run.count - 1
-    load(kernels, run.lanes, grad, images, s.O, s.YH, s.YW, <real*>out, s.y_plane, s.y_row)
+    load(kernels, run.lanes, grad, s.O * s.YH * s.YW, images, s.O, s.YH, s.YW, <real*>out, s.y_plane, s.y_row)
     while at >= 0:
         s = &run.stages[at]
         if s.activation >= 0 and not s.keeps:
@@ -319,13 +323,14 @@ cdef void group_backward(const fc_isa* kernels, const Run* run, const real* grad
             g, g_row, g_plane = <real*>full, s.OW * run.lanes, s.OH * s.OW * run.lanes
             if s.keeps:
                 derive(kernels, s, <const real*>(memory + s.kept_at), <real*>full, s.O * g_plane)
-        parameter_gradients(kernels, run, at, <const real*>(memory + s.x_at), g, g_row, g_plane, <real*>sums, gradients + s.gradient_at)
+        parameter_gradients(kernels, run, at, <const real*>(memory + s.x_at), g, g_row, g_plane, <real*>sums, gradients + s.gradient_at, True)
         if at > 0 or grad_input != NULL:
-            input_gradient(kernels, run, at, g, g_row, g_plane, <const real*>w[at], lists, <real*>into)
+            input_gradient(kernels, run, at, g, g_row, g_plane, <const real*>w[at], 0, s.C, lists, <real*>into)
         out, into = into, out
         at -= 1
     if grad_input != NULL:
-        unload(kernels, run.lanes, <real*>out + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row, images, s.C, s.H, s.W, grad_input)
+        unload(kernels, run.lanes, <real*>out + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row, images, s.C, s.H, s.W, grad_input,
+               s.C * s.H * s.W)
 
 
 cdef class Lanes:
@@ -509,78 +514,114 @@ cdef class Lanes:
         release(scratch)
 
 
-# ---- single convolutions: a run of one stage, with the copies into the lanes and back
+# ---- single convolutions: a run of one stage, with the copies into the lanes and back. An item is a group of images and a part of the output channels (of the input
+# channels for the input gradient): where groups are fewer than threads, or cannot be dealt out evenly, each part loads its images for itself.
 
-cdef void weight_group(const fc_isa* kernels, const Run* run, const real* x, const real* grad, index images, char* memory, char* scratch, real* gradients) noexcept nogil:
-    cdef const Stage* s = &run.stages[0]
+cdef index parts_of(index groups, index channels, int threads) noexcept nogil:
+    return 1 if groups % threads == 0 else imin(threads, channels)
+
+
+cdef void forward_part(const fc_isa* kernels, const Run* run, const real* x, index images, const real* w, const real* b, real* y, index first, index after, char* memory,
+                       char* scratch) noexcept nogil:
+    cdef Run part = run[0]
+    cdef Stage* s = &part.stages[0]
+    cdef index taps = s.C * s.KH * s.KW, plane = s.YH * s.YW, size = s.O * plane
+    s.O = after - first
+    load(kernels, run.lanes, x, s.C * s.H * s.W, images, s.C, s.H, s.W, <real*>(memory + s.x_at) + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row)
+    stage_forward(kernels, &part, 0, memory, w + first * taps, b + first if b != NULL else NULL, scratch, False)
+    unload(kernels, run.lanes, <real*>(memory + s.y_at), s.y_plane, s.y_row, images, s.O, s.YH, s.YW, y + first * plane, size)
+
+
+cdef void weight_part(const fc_isa* kernels, const Run* run, const real* x, const real* grad, index images, index first, index after, char* memory, char* scratch,
+                      real* gradients) noexcept nogil:
+    cdef Run part = run[0]
+    cdef Stage* s = &part.stages[0]
+    cdef index taps = s.C * s.KH * s.KW, plane = s.YH * s.YW, size = s.O * plane
     cdef char* sums = scratch + run.buffer_bytes + 2 * run.grad_bytes
-    load(kernels, run.lanes, x, images, s.C, s.H, s.W, <real*>(memory + s.x_at) + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row)
-    load(kernels, run.lanes, grad, images, s.O, s.YH, s.YW, <real*>scratch, s.y_plane, s.y_row)
-    parameter_gradients(kernels, run, 0, <const real*>(memory + s.x_at), <const real*>scratch, s.y_row, s.y_plane, <real*>sums, gradients)
+    s.O = after - first
+    load(kernels, run.lanes, x, s.C * s.H * s.W, images, s.C, s.H, s.W, <real*>(memory + s.x_at) + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row)
+    load(kernels, run.lanes, grad + first * plane, size, images, s.O, s.YH, s.YW, <real*>scratch, s.y_plane, s.y_row)
+    parameter_gradients(kernels, &part, 0, <const real*>(memory + s.x_at), <const real*>scratch, s.y_row, s.y_plane, <real*>sums, gradients + first * taps, False)
 
 
-cdef void input_group(const fc_isa* kernels, const Run* run, const real* grad, index images, const real* w, real* grad_input, char* scratch) noexcept nogil:
+cdef void input_part(const fc_isa* kernels, const Run* run, const real* grad, index images, const real* w, real* grad_input, index first, index after,
+                     char* scratch) noexcept nogil:
     cdef const Stage* s = &run.stages[0]
     cdef char* into = scratch + run.buffer_bytes
     cdef index* lists = <index*>(scratch + run.buffer_bytes + 2 * run.grad_bytes + run.sums_bytes)
-    load(kernels, run.lanes, grad, images, s.O, s.YH, s.YW, <real*>scratch, s.y_plane, s.y_row)
-    input_gradient(kernels, run, 0, <const real*>scratch, s.y_row, s.y_plane, w, lists, <real*>into)
-    unload(kernels, run.lanes, <real*>into + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row, images, s.C, s.H, s.W, grad_input)
+    load(kernels, run.lanes, grad, s.O * s.YH * s.YW, images, s.O, s.YH, s.YW, <real*>scratch, s.y_plane, s.y_row)
+    input_gradient(kernels, run, 0, <const real*>scratch, s.y_row, s.y_plane, w, first, after, lists, <real*>into)
+    unload(kernels, run.lanes, <real*>into + s.PT * s.x_row + s.PL * run.lanes, s.x_plane, s.x_row, images, after - first, s.H, s.W, grad_input + first * s.H * s.W,
+           s.C * s.H * s.W)
 
 
 cdef class Convolution(Lanes):
     """A single convolution."""
 
-    def weight_gradient(self, cnp.ndarray grad_output, cnp.ndarray input, cnp.ndarray out):
-        cdef const fc_isa* kernels = active_isa()
-        cdef const Stage* s = &self.run.stages[0]
-        cdef index N = input.shape[0], lanes = self.run.lanes, groups = ceil_div(N, lanes), group, size = s.C * s.H * s.W, out_size = s.O * s.YH * s.YW
-        cdef size_t item = self.dtype.itemsize, gradient_bytes = aligned(self.run.gradients * item)
-        cdef int threads = thread_count(self.flops * N, groups)
-        self.ensure(threads * self.run.group_bytes)
-        cdef Arena scratch = acquire(groups * gradient_bytes + threads * self.run.worker_bytes)
-        cdef char* memory = self.arena.base
-        cdef char* sums = scratch.base
-        cdef char* workers = scratch.base + groups * gradient_bytes
-        cdef const char* x = <const char*>cnp.PyArray_DATA(input)
-        cdef const char* g = <const char*>cnp.PyArray_DATA(grad_output)
-        cdef Run* run = &self.run
-        cdef bint single = item == 4
-        for group in prange(groups, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-            if single:
-                weight_group(kernels, run, <const float*>x + group * lanes * size, <const float*>g + group * lanes * out_size, imin(lanes, N - group * lanes),
-                             memory + threadid() * run.group_bytes, workers + threadid() * run.worker_bytes, <float*>(sums + group * gradient_bytes))
-            else:
-                weight_group(kernels, run, <const double*>x + group * lanes * size, <const double*>g + group * lanes * out_size, imin(lanes, N - group * lanes),
-                             memory + threadid() * run.group_bytes, workers + threadid() * run.worker_bytes, <double*>(sums + group * gradient_bytes))
-        for group in range(1, groups):
-            if single:
-                add(<float*>sums, <float*>(sums + group * gradient_bytes), run.gradients)
-            else:
-                add(<double*>sums, <double*>(sums + group * gradient_bytes), run.gradients)
-        hand_out(sums, 0, out, item)
-        release(scratch)
 
-    def input_gradient(self, cnp.ndarray grad_output, cnp.ndarray weight, cnp.ndarray out):
-        cdef const fc_isa* kernels = active_isa()
-        cdef const Stage* s = &self.run.stages[0]
-        cdef index N = out.shape[0], lanes = self.run.lanes, groups = ceil_div(N, lanes), group, size = s.C * s.H * s.W, out_size = s.O * s.YH * s.YW
-        cdef int threads = thread_count(self.flops * N, groups)
-        cdef Arena scratch = acquire(threads * self.run.worker_bytes)
-        cdef char* workers = scratch.base
-        cdef const char* g = <const char*>cnp.PyArray_DATA(grad_output)
-        cdef const char* w = <const char*>cnp.PyArray_DATA(weight)
-        cdef char* gx = <char*>cnp.PyArray_DATA(out)
-        cdef Run* run = &self.run
-        cdef bint single = self.dtype.itemsize == 4
-        for group in prange(groups, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
-            if single:
-                input_group(kernels, run, <const float*>g + group * lanes * out_size, imin(lanes, N - group * lanes), <const float*>w, <float*>gx + group * lanes * size,
-                            workers + threadid() * run.worker_bytes)
-            else:
-                input_group(kernels, run, <const double*>g + group * lanes * out_size, imin(lanes, N - group * lanes), <const double*>w, <double*>gx + group * lanes * size,
-                            workers + threadid() * run.worker_bytes)
-        release(scratch)
+cdef void convolve(Convolution c, cnp.ndarray input, cnp.ndarray weight, object bias, cnp.ndarray output, real* tag):
+    cdef const fc_isa* kernels = active_isa()
+    cdef Run* run = &c.run
+    cdef const Stage* s = &run.stages[0]
+    cdef index N = input.shape[0], lanes = run.lanes, groups = ceil_div(N, lanes), item, n, size = s.C * s.H * s.W, out_size = s.O * s.YH * s.YW, O = s.O
+    cdef index parts = parts_of(groups, O, thread_count(c.flops * N, 1 << 20))
+    cdef int threads = thread_count(c.flops * N, groups * parts)
+    c.ensure(threads * run.group_bytes)
+    cdef Arena arena = acquire(threads * run.buffer_bytes)
+    cdef char* memory = c.arena.base
+    cdef char* scratch = arena.base
+    cdef const real* x = <const real*>cnp.PyArray_DATA(input)
+    cdef const real* w = <const real*>cnp.PyArray_DATA(weight)
+    cdef const real* b = <const real*>cnp.PyArray_DATA(<cnp.ndarray>bias) if bias is not None else NULL
+    cdef real* y = <real*>cnp.PyArray_DATA(output)
+    for item in prange(groups * parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+        n = item // parts * lanes
+        forward_part(kernels, run, x + n * size, imin(lanes, N - n), w, b, y + n * out_size, item % parts * O // parts, (item % parts + 1) * O // parts,
+                     memory + threadid() * run.group_bytes, scratch + threadid() * run.buffer_bytes)
+    release(arena)
+
+
+cdef void weight_gradient(Convolution c, cnp.ndarray grad_output, cnp.ndarray input, cnp.ndarray out, real* tag):
+    cdef const fc_isa* kernels = active_isa()
+    cdef Run* run = &c.run
+    cdef const Stage* s = &run.stages[0]
+    cdef index N = input.shape[0], lanes = run.lanes, groups = ceil_div(N, lanes), item, n, size = s.C * s.H * s.W, out_size = s.O * s.YH * s.YW, O = s.O
+    cdef index parts = parts_of(groups, O, thread_count(c.flops * N, 1 << 20)), apart = aligned(run.gradients * sizeof(real)) // sizeof(real)
+    cdef int threads = thread_count(c.flops * N, groups * parts)
+    c.ensure(threads * run.group_bytes)
+    cdef Arena arena = acquire(groups * apart * sizeof(real) + threads * run.worker_bytes)
+    cdef char* memory = c.arena.base
+    cdef real* gradients = <real*>arena.base
+    cdef char* scratch = arena.base + groups * apart * sizeof(real)
+    cdef const real* x = <const real*>cnp.PyArray_DATA(input)
+    cdef const real* g = <const real*>cnp.PyArray_DATA(grad_output)
+    for item in prange(groups * parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+        n = item // parts * lanes
+        weight_part(kernels, run, x + n * size, g + n * out_size, imin(lanes, N - n), item % parts * O // parts, (item % parts + 1) * O // parts,
+                    memory + threadid() * run.group_bytes, scratch + threadid() * run.worker_bytes, gradients + item // parts * apart)
+    for item in range(1, groups):
+        add(gradients, gradients + item * apart, out.size)
+    memcpy(cnp.PyArray_DATA(out), gradients, out.size * sizeof(real))
+    release(arena)
+
+
+cdef void image_gradient(Convolution c, cnp.ndarray grad_output, cnp.ndarray weight, cnp.ndarray out, real* tag):
+    cdef const fc_isa* kernels = active_isa()
+    cdef Run* run = &c.run
+    cdef const Stage* s = &run.stages[0]
+    cdef index N = out.shape[0], lanes = run.lanes, groups = ceil_div(N, lanes), item, n, size = s.C * s.H * s.W, out_size = s.O * s.YH * s.YW, C = s.C
+    cdef index parts = parts_of(groups, C, thread_count(c.flops * N, 1 << 20))
+    cdef int threads = thread_count(c.flops * N, groups * parts)
+    cdef Arena arena = acquire(threads * run.worker_bytes)
+    cdef char* scratch = arena.base
+    cdef const real* g = <const real*>cnp.PyArray_DATA(grad_output)
+    cdef const real* w = <const real*>cnp.PyArray_DATA(weight)
+    cdef real* gx = <real*>cnp.PyArray_DATA(out)
+    for item in prange(groups * parts, nogil=True, num_threads=threads, schedule="dynamic", chunksize=1):
+        n = item // parts * lanes
+        input_part(kernels, run, g + n * out_size, imin(lanes, N - n), w, gx + n * size, item % parts * C // parts, (item % parts + 1) * C // parts,
+                   scratch + threadid() * run.worker_bytes)
+    release(arena)
 
 
 # Convolutions not in use, by what they are for. A call takes one and puts it back, so concurrent Python threads never share one.
@@ -612,29 +653,39 @@ def key_of(x, image_shape, weight_shape, stride, padding, dilation):
 
 def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, groups, out=None):
     """Images in the lanes; C-contiguous arrays, groups 1."""
-    key = key_of(input, (<object>input).shape, (<object>weight).shape, stride, padding, dilation)
-    convolution = take(key)
+    cdef tuple key = key_of(input, (<object>input).shape, (<object>weight).shape, stride, padding, dilation)
+    cdef Convolution convolution = take(key)
     O, OH, OW = convolution.output_shape
-    y = np.empty((input.shape[0], O, OH, OW), input.dtype) if out is None else out
-    convolution.forward(input, (weight,), (None if bias is None else np.ascontiguousarray(bias),), False, y)
+    cdef cnp.ndarray y = np.empty((input.shape[0], O, OH, OW), input.dtype) if out is None else out
+    b = None if bias is None else np.ascontiguousarray(bias)
+    if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
+        convolve(convolution, input, weight, b, y, <float*>NULL)
+    else:
+        convolve(convolution, input, weight, b, y, <double*>NULL)
     put_back(key, convolution)
     return y
 
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, groups, out=None):
-    key = key_of(grad_output, input_shape, (<object>weight).shape, stride, padding, dilation)
-    convolution = take(key)
-    gx = np.empty(input_shape, grad_output.dtype) if out is None else out
-    convolution.input_gradient(grad_output, weight, gx)
+    cdef tuple key = key_of(grad_output, input_shape, (<object>weight).shape, stride, padding, dilation)
+    cdef Convolution convolution = take(key)
+    cdef cnp.ndarray gx = np.empty(input_shape, grad_output.dtype) if out is None else out
+    if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
+        image_gradient(convolution, grad_output, weight, gx, <float*>NULL)
+    else:
+        image_gradient(convolution, grad_output, weight, gx, <double*>NULL)
     put_back(key, convolution)
     return gx
 
 
 def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, groups, out=None):
-    key = key_of(input, (<object>input).shape, weight_shape, stride, padding, dilation)
-    convolution = take(key)
-    gw = np.empty(weight_shape, input.dtype) if out is None else out
-    convolution.weight_gradient(grad_output, input, gw)
+    cdef tuple key = key_of(input, (<object>input).shape, weight_shape, stride, padding, dilation)
+    cdef Convolution convolution = take(key)
+    cdef cnp.ndarray gw = np.empty(weight_shape, input.dtype) if out is None else out
+    if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
+        weight_gradient(convolution, grad_output, input, gw, <float*>NULL)
+    else:
+        weight_gradient(convolution, grad_output, input, gw, <double*>NULL)
     put_back(key, convolution)
     return gw
 

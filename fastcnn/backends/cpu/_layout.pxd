@@ -91,6 +91,9 @@ cdef inline void load_rows(const fc_isa* kernels, const real* x, View s, index C
     """dst[r][w][c] = x[c, h0 + r, w - left] for r < rows, w < width; zero outside the image."""
     cdef index r, h, first = imin(imax(left, 0), width), pixels = imin(W, width - first), line = width * C
     cdef real* d
+    if s.w == 1 and s.h == width and pixels == width and h0 >= 0 and h0 + rows <= H:  # whole rows of planes, nothing between them: one long row
+        load_row(kernels, x + h0 * s.h, s, C, rows * width, dst)
+        return
     for r in range(rows):
         h = h0 + r
         d = dst + r * line
@@ -100,6 +103,22 @@ cdef inline void load_rows(const fc_isa* kernels, const real* x, View s, index C
         memset(d, 0, first * C * sizeof(real))
         load_row(kernels, x + h * s.h, s, C, pixels, d + first * C)
         memset(d + (first + pixels) * C, 0, (width - first - pixels) * C * sizeof(real))
+
+
+cdef inline bint simplify(Geometry* g, View* x) noexcept nogil:
+    """The same convolution where it can be had easier. Memory of a (KH, 1) kernel over a single column of pixels is that of a (1, KH) kernel over a row of them, which
+    tiles walk along; and kernels of one row read only every SH-th row of an input without padding above it: those become the input, nobody loads the others.
+    Returns whether columns became rows: an output's or a gradient's view must follow."""
+    cdef bint turned = g.W == 1 and g.KW == 1 and g.PL == 0 and g.OW == 1 and g.KH > 1
+    if turned:
+        g.W, g.H, g.OW, g.OH, g.KW, g.KH = g.H, 1, g.OH, 1, g.KH, 1
+        g.SW, g.SH, g.PL, g.PT, g.DW, g.DH = g.SH, 1, g.PT, 0, g.DH, 1
+        x.w, x.h = x.h, x.n
+    if g.KH == 1 and g.SH > 1 and g.PT == 0:
+        x.h *= g.SH
+        g.H = ceil_div(g.H, g.SH)
+        g.SH = 1
+    return turned
 
 
 cdef inline index fill_segments(Geometry* g, index row, index pixel, index* segment, index* length) noexcept nogil:

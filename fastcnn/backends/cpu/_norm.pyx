@@ -28,6 +28,7 @@ fc_use_pool(pool())
 
 cdef enum:
     PIECE_BYTES = 32 * 1024
+    BACK_PIECES = 16  # of averages' gradients that share the rows spread under them
 
 # What can follow in the same pass: activations whose code is part of the kernels. None stands for no activation.
 ACTIVATIONS = {None: -1, "relu": FC_RELU, "leaky_relu": FC_LEAKY_RELU}
@@ -169,15 +170,16 @@ cdef void average_row(const fc_isa* kernels, const Layout* s, index i, const rea
     mean_columns(kernels, w, sums, out + i * w.OW * s.C)
 
 
-cdef const real* spread_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, real* piece) noexcept nogil:
-    """The gradient of piece i before the pooling: where it lies, or spread into `piece`."""
+cdef const real* spread_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, real* piece,
+                              index* done) noexcept nogil:
+    """The gradient of piece i before the pooling: where it lies, or spread into `piece`. done: see mean_back."""
     cdef const Windows* w = &s.windows
     cdef index rows = piece_rows(s, i), line = s.W * s.C, r, at
     if s.pool == NO_POOL:
         return grad + piece_at(s, i)
     if s.pool == AVERAGE:
         at = i % s.strips * s.rows
-        mean_back(kernels, w, grad + i // s.strips * w.OH * w.OW * s.C, at, at + rows, piece, piece + s.rows * line)
+        mean_back(kernels, w, grad + i // s.strips * w.OH * w.OW * s.C, at, at + rows, piece, piece + s.rows * line, done)
         return piece
     if rows % 2 or s.W % 2:
         memset(piece, 0, rows * line * sizeof(real))
@@ -192,8 +194,8 @@ cdef const real* spread_piece(const fc_isa* kernels, const Layout* s, index i, c
 
 
 cdef void sum_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* sum, real* dot,
-                    real* piece) noexcept nogil:
-    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece)
+                    real* piece, index* done) noexcept nogil:
+    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece, done)
     if real is float:
         kernels.f32.column_grad_sums(s.op, <real>s.slope, g, x + piece_at(s, i), <real*>k.mean, <real*>k.scale, <real*>k.shift, piece_rows(s, i) * s.W, s.C,
                                      sum + i * s.C, dot + i * s.C)
@@ -203,14 +205,33 @@ cdef void sum_piece(const fc_isa* kernels, const Layout* s, index i, const real*
 
 
 cdef void grad_piece(const fc_isa* kernels, const Layout* s, index i, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* out, real* sum,
-                     real* piece) noexcept nogil:
-    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece)
+                     real* piece, index* done) noexcept nogil:
+    cdef const real* g = spread_piece(kernels, s, i, grad, winners, piece, done)
     if real is float:
         kernels.f32.column_grad(s.op, <real>s.slope, g, x + piece_at(s, i), <real*>k.mean, <real*>k.scale, <real*>k.shift, <real*>k.k1, <real*>k.k2, <real*>k.k3,
                                 piece_rows(s, i) * s.W, s.C, out + piece_at(s, i), sum + i * s.C)
     else:
         kernels.f64.column_grad(s.op, <real>s.slope, g, x + piece_at(s, i), <real*>k.mean, <real*>k.scale, <real*>k.shift, <real*>k.k1, <real*>k.k2, <real*>k.k3,
                                 piece_rows(s, i) * s.W, s.C, out + piece_at(s, i), sum + i * s.C)
+
+
+cdef inline index back_group(const Layout* s) noexcept nogil:
+    """How many pieces of an image a thread takes, one after the other, in the passes of the gradient."""
+    return imin(BACK_PIECES, s.strips) if s.pool == AVERAGE else 1
+
+
+cdef void sum_group(const fc_isa* kernels, const Layout* s, index group, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* sum, real* dot,
+                    real* piece) noexcept nogil:
+    cdef index done = 0, i, size = back_group(s), groups = ceil_div(s.strips, size), base = group // groups * s.strips
+    for i in range(group % groups * size, imin(s.strips, (group % groups + 1) * size)):
+        sum_piece(kernels, s, base + i, grad, winners, x, k, sum, dot, piece, &done)
+
+
+cdef void grad_group(const fc_isa* kernels, const Layout* s, index group, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* out, real* sum,
+                     real* piece) noexcept nogil:
+    cdef index done = 0, i, size = back_group(s), groups = ceil_div(s.strips, size), base = group // groups * s.strips
+    for i in range(group % groups * size, imin(s.strips, (group % groups + 1) * size)):
+        grad_piece(kernels, s, base + i, grad, winners, x, k, out, sum, piece, &done)
 
 
 cdef void apply(const fc_isa* kernels, const Layout* s, const real* x, const Constants* k, real* out, int8_t* winners, char* scratch, size_t worker) noexcept nogil:
@@ -243,8 +264,8 @@ cdef void gradient_sums(const fc_isa* kernels, const Layout* s, const real* grad
     cdef index i, c, pixels = s.H * s.W
     if s.last:
         with parallel(num_threads=s.threads):
-            for i in prange(s.pieces, schedule="static"):
-                sum_piece(kernels, s, i, grad, winners, x, k, rows, rows2, <real*>(workers + threadid() * worker))
+            for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
+                sum_group(kernels, s, i, grad, winners, x, k, rows, rows2, <real*>(workers + threadid() * worker))
     else:
         for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
             if real is float:
@@ -267,8 +288,8 @@ cdef void gradient(const fc_isa* kernels, const Layout* s, const real* grad, con
     cdef double total
     if s.last:
         with parallel(num_threads=s.threads):
-            for i in prange(s.pieces, schedule="static"):
-                grad_piece(kernels, s, i, grad, winners, x, k, out, rows, <real*>(workers + threadid() * worker))
+            for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
+                grad_group(kernels, s, i, grad, winners, x, k, out, rows, <real*>(workers + threadid() * worker))
         if bias != NULL:
             for c in range(s.C):
                 total = 0

@@ -56,9 +56,10 @@ cdef void spread_row(const fc_isa* kernels, const Windows* w, const real* grad, 
         kernels.f64.window_mean_back(grad, w.W * w.C, w.SW * w.C, 1, w.KW, <real>1 / (w.KH * w.KW), out, overlap, w.OW, w.C)
 
 
-cdef void mean_back(const fc_isa* kernels, const Windows* w, const real* grad, index h0, index h1, real* out, real* ring) noexcept nogil:
-    """Rows h0 .. h1 - 1 of the gradient of one image, `out` its row h0. grad is the image's of the averages; the ring holds ring_rows rows."""
-    cdef index line = w.W * w.C, rows = ring_rows(w), h, o, first, after, done = 0
+cdef void mean_back(const fc_isa* kernels, const Windows* w, const real* grad, index h0, index h1, real* out, real* ring, index* done) noexcept nogil:
+    """Rows h0 .. h1 - 1 of the gradient of one image, `out` its row h0. grad is the image's of the averages; the ring holds ring_rows rows of it, spread along their
+    columns, up to row done - 1: 0 at first, and then what the call for the rows just above has left."""
+    cdef index line = w.W * w.C, rows = ring_rows(w), h, o, first, after
     out -= h0 * line
     for h in range(h0, h1):
         first = (h - w.KH) // w.SH + 1 if h >= w.KH else 0   # windows that begin at o * SH <= h and end beyond it
@@ -66,10 +67,10 @@ cdef void mean_back(const fc_isa* kernels, const Windows* w, const real* grad, i
         if first >= after:
             memset(out + h * line, 0, line * sizeof(real))
             continue
-        done = imax(done, first)
-        while done < after:
-            spread_row(kernels, w, grad + done * w.OW * w.C, ring + done % rows * line)
-            done += 1
+        done[0] = imax(done[0], first)
+        while done[0] < after:
+            spread_row(kernels, w, grad + done[0] * w.OW * w.C, ring + done[0] % rows * line)
+            done[0] += 1
         memcpy(out + h * line, ring + first % rows * line, line * sizeof(real))
         for o in range(first + 1, after):
             add_row(kernels, ring + o % rows * line, out + h * line, line)
@@ -108,11 +109,16 @@ def mean(cnp.ndarray x, cnp.ndarray out, kernel_size, stride):
     release(arena)
 
 
+cdef void back_rows(const fc_isa* kernels, const Windows* w, const real* grad, index n, index h, real* out, real* ring) noexcept nogil:
+    cdef index done = 0
+    mean_back(kernels, w, grad + n * w.OH * w.OW * w.C, h, imin(w.H, h + BACK_ROWS), out + (n * w.H + h) * w.W * w.C, ring, &done)
+
+
 def mean_backward(cnp.ndarray grad_output, cnp.ndarray out, kernel_size, stride):
     """The gradient of mean's input, into out (N, C, H, W); both channels-last."""
     cdef const fc_isa* kernels = active_isa()
     cdef Windows w = make_windows(out.shape[1], out.shape[2], out.shape[3], kernel_size, stride)
-    cdef index pieces = ceil_div(w.H, BACK_ROWS), items = out.shape[0] * pieces, i, n, h, size = cnp.PyArray_ITEMSIZE(out)
+    cdef index pieces = ceil_div(w.H, BACK_ROWS), items = out.shape[0] * pieces, i, size = cnp.PyArray_ITEMSIZE(out)
     cdef size_t ring = aligned(ring_rows(&w) * w.W * w.C * size)
     cdef int threads = thread_count(2.0 * out.size, items)
     cdef Arena arena = acquire(threads * ring)
@@ -121,12 +127,8 @@ def mean_backward(cnp.ndarray grad_output, cnp.ndarray out, kernel_size, stride)
     cdef char* q = <char*>cnp.PyArray_DATA(out)
     with nogil, parallel(num_threads=threads):
         for i in prange(items, schedule="static"):
-            n = i // pieces
-            h = i % pieces * BACK_ROWS
             if size == 4:
-                mean_back(kernels, &w, <float*>p + n * w.OH * w.OW * w.C, h, imin(w.H, h + BACK_ROWS), <float*>q + (n * w.H + h) * w.W * w.C,
-                          <float*>(rings + threadid() * ring))
+                back_rows(kernels, &w, <float*>p, i // pieces, i % pieces * BACK_ROWS, <float*>q, <float*>(rings + threadid() * ring))
             else:
-                mean_back(kernels, &w, <double*>p + n * w.OH * w.OW * w.C, h, imin(w.H, h + BACK_ROWS), <double*>q + (n * w.H + h) * w.W * w.C,
-                          <double*>(rings + threadid() * ring))
+                back_rows(kernels, &w, <double*>p, i // pieces, i % pieces * BACK_ROWS, <double*>q, <double*>(rings + threadid() * ring))
     release(arena)

@@ -14,11 +14,11 @@ cimport numpy as cnp
 from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
-from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows
 from fastcnn.backends.cpu._norm cimport Constants, Following, Layout, Pieces, piece_statistics
-from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
+from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels, panel_elements
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, reserve, thread_count
 
 cnp.import_array()
@@ -35,6 +35,8 @@ cdef enum:
     GRAD_TILES = 64             # tiles of a strip in the weight gradient: each reads and writes all of the transformed gradient once
     PARTIAL_BYTES = 8 * 1024 * 1024
     MOST_SLOTS = 4
+    WEIGHT_ROWS = 16            # channels whose nine taps are turned at a time: 9 KB
+    MOST_LANES = 16
     SLOT_TILES = 32             # fewer would not pay for clearing and adding a transformed gradient of their own
 
 
@@ -225,31 +227,33 @@ cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index blo
                 piece_statistics[float](kernels, pieces, (n0 + n) * pieces.layout.strips + h, y)
 
 
-cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const Panels* taps, const float* packed, float* weights, index plane, int threads) noexcept nogil:
-    """Panels of the nine taps (9 * C rows) -> panels of each frequency (C rows)."""
-    cdef index c, i, v0, wide
-    for c in prange(panels.k, num_threads=threads, schedule="static"):
-        for i in range(panels.count):
-            v0 = first_vector(panels, i) * panels.lanes
-            wide = first_vector(panels, i + 1) * panels.lanes - v0
-            kernels.winograd.weight(packed + v0 * taps.k + c * wide, panels.k * wide, wide, weights + v0 * panels.k + c * wide, plane)
+cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const float* w, bint flipped, float* weights, index plane, int threads) noexcept nogil:
+    """w (O, C, 3, 3) -> panels of each frequency. A block of filters and channels is turned in L1 so that the lanes are the panel's columns, and transformed from there.
+
+    Rows of the panels are channels, columns filters; `flipped`, for the input gradient: rows are filters, columns channels, and the taps are reversed.
+    """
+    cdef index blocks = ceil_div(panels.k, WEIGHT_ROWS), item
+    for item in prange(panels.count * blocks, num_threads=threads, schedule="static"):
+        transform_weight_block(kernels, panels, w, flipped, item // blocks, item % blocks * WEIGHT_ROWS, weights, plane)
 
 
-cdef void pack_taps(const fc_isa* kernels, Geometry* g, const Panels* taps, const float* w, bint ohwi, bint flipped, float* packed, float* spare, int threads) noexcept nogil:
-    """Panels of the nine taps: rows = taps x channels of g's input, columns = channels of its output. `flipped`: g computes an input gradient, so w holds g.C filters
-    of g.O channels, and the taps are reversed."""
-    cdef index filters = g.C if flipped else g.O, channels = g.O if flipped else g.C, i, tap
-    cdef const float* last = w if ohwi else spare
-    if not ohwi:
-        for i in prange(filters, num_threads=threads, schedule="static"):
-            filter_to_last(kernels, w + i * 9 * channels, channels, 9, spare + i * 9 * channels)
-    if flipped:
-        for i in prange(filters, num_threads=threads, schedule="static"):
-            for tap in range(9):
-                pack_row(taps, (8 - tap) * g.C + i, last + (i * 9 + tap) * channels, packed)
-    else:
-        for i in prange(taps.count, num_threads=threads, schedule="static"):
-            pack_panel(kernels, taps, i, last, packed)
+cdef void transform_weight_block(const fc_isa* kernels, const Panels* panels, const float* w, bint flipped, index panel, index row, float* weights, index plane) noexcept nogil:
+    cdef float turned[WEIGHT_ROWS * 9 * MOST_LANES]
+    cdef index lanes = panels.lanes, first = first_vector(panels, panel), after = first_vector(panels, panel + 1), wide = (after - first) * lanes
+    cdef index v, at, n, r, last = imin(panels.k, row + WEIGHT_ROWS)
+    cdef float* out
+    for v in range(first, after):
+        at = v * lanes
+        n = imin(lanes, panels.n - at)
+        out = weights + first * lanes * panels.k + at - first * lanes
+        if flipped:
+            for r in range(row, last):
+                kernels.f32.transpose(w + (r * panels.n + at) * 9, 9, turned, lanes, n, 9, lanes)
+                kernels.winograd.weight(turned + 8 * lanes, -lanes, lanes, out + r * wide, plane)
+        else:
+            kernels.f32.transpose(w + (at * panels.k + row) * 9, panels.k * 9, turned, lanes, n, (last - row) * 9, lanes)
+            for r in range(row, last):
+                kernels.winograd.weight(turned + (r - row) * 9 * lanes, lanes, lanes, out + r * wide, plane)
 
 
 cdef class Packed:
@@ -267,16 +271,11 @@ def pack(cnp.ndarray weight):
     cdef const fc_isa* kernels = active_isa()
     cdef Packed p = Packed()
     cdef cnp.ndarray w = cnp.PyArray_GETCONTIGUOUS(weight)
-    cdef Geometry g = geometry(1, w.shape[1], 1, 1, w.shape[0], 1, 1, 0, 0)
-    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL), taps = make_panels(kernels, 9 * g.C, g.O, <float*>NULL)
+    cdef Panels panels = make_panels(kernels, w.shape[1], w.shape[0], <float*>NULL)
     cdef index weight_plane = panel_elements(&panels) + PLANE_PAD
-    cdef size_t packed_bytes = aligned(panel_elements(&taps) * sizeof(float))
-    cdef Arena spare = acquire(packed_bytes + w.size * sizeof(float))
     p.arena, p.isa = reserve(aligned(FREQUENCIES * weight_plane * sizeof(float))), kernels.name.decode()
     with nogil:
-        pack_taps(kernels, &g, &taps, <const float*>cnp.PyArray_DATA(w), False, False, <float*>spare.base, <float*>(spare.base + packed_bytes), 1)
-        transform_weights(kernels, &panels, &taps, <float*>spare.base, <float*>p.arena.base, weight_plane, 1)
-    release(spare)
+        transform_weights(kernels, &panels, <const float*>cnp.PyArray_DATA(w), False, <float*>p.arena.base, weight_plane, 1)
     return p
 
 
@@ -288,28 +287,23 @@ cdef bint holds_whole_pieces(const Blocks* b, const Layout* s) noexcept:
 cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, object ready, Following before,
                           Following statistics):
     cdef const fc_isa* kernels = active_isa()
-    cdef bint last = is_channels_last(input if given is None else given), ohwi
-    cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = dense(weight), bias_array
+    cdef bint last = is_channels_last(input if given is None else given)
+    cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.NPY_FLOAT, last), w = cnp.PyArray_GETCONTIGUOUS(weight), bias_array
     if output.size == 0:
         return output
-    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL), taps = make_panels(kernels, 9 * g.C, g.O, <float*>NULL)
+    cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL)
     cdef Plan plan = make_plan(kernels, g, &panels, last)
     cdef View sx = view_of(input)
     cdef index weight_plane = panel_elements(&panels) + PLANE_PAD, block
-    cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float)), packed_bytes = aligned(panel_elements(&taps) * sizeof(float))
+    cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float))
     if ready is not None:
         if (<Packed>ready).isa != kernels.name.decode():
             raise RuntimeError(f"weights were transformed for {(<Packed>ready).isa}, the instruction set is {kernels.name.decode()} now")
-        weight_bytes = packed_bytes = 0
-    cdef size_t spare_bytes = 0 if ready is not None else aligned(w.size * sizeof(float)), bias_bytes = aligned(panels.nvec * panels.lanes * sizeof(float))
-    ohwi = not cnp.PyArray_IS_C_CONTIGUOUS(w)
-    cdef Arena arena = acquire(weight_bytes + packed_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+        weight_bytes = 0
+    cdef Arena arena = acquire(weight_bytes + plan.threads * plan.worker_bytes)
     cdef float* weights = <float*>arena.base
-    cdef float* packed = <float*>(arena.base + weight_bytes)
-    cdef float* spare = <float*>(arena.base + weight_bytes + packed_bytes)
-    cdef char* scratch = arena.base + weight_bytes + packed_bytes + spare_bytes
+    cdef char* scratch = arena.base + weight_bytes
     cdef const float* x = <const float*>cnp.PyArray_DATA(input)
-    cdef const float* source = <const float*>cnp.PyArray_DATA(w)
     cdef const float* b = NULL
     cdef float* y = <float*>cnp.PyArray_DATA(output)
     cdef Normalised normalised = normalised_by(before, input)
@@ -324,8 +318,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         b = <const float*>cnp.PyArray_DATA(bias_array)
     with nogil:
         if ready is None:
-            pack_taps(kernels, g, &taps, source, ohwi, flipped, packed, spare, plan.threads)
-            transform_weights(kernels, &panels, &taps, packed, weights, weight_plane, plan.threads)
+            transform_weights(kernels, &panels, <const float*>cnp.PyArray_DATA(w), flipped, weights, weight_plane, plan.threads)
         else:
             weights = <float*>(<Packed>ready).arena.base
         if plan.threads == 1:
@@ -444,24 +437,28 @@ cdef void run_job(const fc_isa* kernels, Geometry* g, const GradPlan* p, index j
         later = 1
 
 
-cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, float* partials, float* taps, float* spare, float* gw) noexcept nogil:
-    """Add the slots in order, transform back, and (9, C, O) -> (O, C, 9)."""
-    cdef index c, o, f, i, slot, width = panels.nvec * panels.lanes, size = FREQUENCIES * p.slot_plane
+cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, float* partials, float* gw) noexcept nogil:
+    """Add the slots in order, transform back, and (C, 9, O) -> (O, C, 9)."""
+    cdef index blocks = ceil_div(g.C, WEIGHT_ROWS), i
+    for i in prange(blocks, num_threads=p.threads, schedule="static"):
+        finish_block(kernels, g, p, panels, i * WEIGHT_ROWS, imin(g.C, (i + 1) * WEIGHT_ROWS), partials, gw)
+
+
+cdef void finish_block(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, index c0, index c1, float* partials, float* gw) noexcept nogil:
+    cdef float turned[WEIGHT_ROWS * 9 * MOST_LANES]
+    cdef index lanes = panels.lanes, width = panels.nvec * lanes, size = FREQUENCIES * p.slot_plane, c, f, i, slot, v
     cdef float* total
     cdef const float* part
-    for c in prange(g.C, num_threads=p.threads, schedule="static"):
-        for f in range(FREQUENCIES):
-            total = partials + f * p.slot_plane + c * width
-            for slot in range(1, p.slots):
-                part = total + slot * size
-                for i in range(width):
-                    total[i] += part[i]
-        kernels.winograd.weight_grad(partials + c * width, p.slot_plane, width, taps + c * width, g.C * width)
-    for i in prange(panels.nvec, num_threads=p.threads, schedule="static"):
-        o = i * panels.lanes
-        kernels.f32.transpose(taps + o, width, spare + o * 9 * g.C, 9 * g.C, 9 * g.C, imin(panels.lanes, g.O - o), 9 * g.C)
-    for o in prange(g.O, num_threads=p.threads, schedule="static"):
-        kernels.f32.transpose(spare + o * 9 * g.C, g.C, gw + o * 9 * g.C, 9, 9, g.C, 9)
+    for f in range(FREQUENCIES):
+        total = partials + f * p.slot_plane + c0 * width
+        for slot in range(1, p.slots):
+            part = total + slot * size
+            for i in range((c1 - c0) * width):
+                total[i] += part[i]
+    for v in range(panels.nvec):
+        for c in range(c0, c1):
+            kernels.winograd.weight_grad(partials + c * width + v * lanes, p.slot_plane, lanes, turned + (c - c0) * 9 * lanes, lanes)
+        kernels.f32.transpose(turned, lanes, gw + (v * lanes * g.C + c0) * 9, g.C * 9, (c1 - c0) * 9, imin(lanes, g.O - v * lanes), (c1 - c0) * 9)
 
 
 def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None, Following before=None):
@@ -477,12 +474,9 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
     cdef GradPlan plan = make_grad_plan(kernels, &g, &panels)
     cdef View sx = view_of(input), sg = view_of(grad_output)
     cdef size_t partial_bytes = aligned(plan.slots * FREQUENCIES * plan.slot_plane * sizeof(float))
-    cdef size_t taps_bytes = aligned(9 * g.C * panels.nvec * panels.lanes * sizeof(float)), spare_bytes = aligned(9 * g.C * g.O * sizeof(float))
-    cdef Arena arena = acquire(partial_bytes + taps_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+    cdef Arena arena = acquire(partial_bytes + plan.threads * plan.worker_bytes)
     cdef float* partials = <float*>arena.base
-    cdef float* taps = <float*>(arena.base + partial_bytes)
-    cdef float* spare = <float*>(arena.base + partial_bytes + taps_bytes)
-    cdef char* scratch = arena.base + partial_bytes + taps_bytes + spare_bytes
+    cdef char* scratch = arena.base + partial_bytes
     cdef const float* x = <const float*>cnp.PyArray_DATA(input)
     cdef const float* gy = <const float*>cnp.PyArray_DATA(grad_output)
     cdef float* gw = <float*>cnp.PyArray_DATA(grad_weight)
@@ -495,6 +489,6 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
             with parallel(num_threads=plan.threads):
                 for job in prange(plan.slots * plan.parts, schedule="dynamic", chunksize=1):
                     run_job(kernels, &g, &plan, job, &normalised, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
-        finish(kernels, &g, &plan, &panels, partials, taps, spare, gw)
+        finish(kernels, &g, &plan, &panels, partials, gw)
     release(arena)
     return grad_weight
