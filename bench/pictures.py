@@ -64,7 +64,7 @@ def _peers(figure: object, data: dict) -> bool:
     axes.axvline(1, color="black")
     axes.set(xscale="log", xlabel="times faster than the best peer (lists: geometric mean)")
     _plain_ticks(axes, min([*means.values(), 0.5]), max([*means.values(), 2]))
-    axes.set_xlim(right=1.2 * max(means.values()))  # room for the last number
+    axes.set_xlim(right=1.25 * max([*means.values(), 2]))  # room for the last number
     axes.margins(y=0.01)
     axes.tick_params(axis="y", labelsize=8)
     return True

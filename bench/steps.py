@@ -110,10 +110,15 @@ def render(document: dict) -> str:
             row["what"],
             *compare.our_cells(row["results"], backend, report.milliseconds),
             *compare.rival_cells(row["results"], settings, report.milliseconds),
+            *(_megabytes(row["results"].get(name or "", {})) for name in (backend, compare.best(row["results"], backend))),
         ]
         for row in rows
     ]
-    table = report.table(["recipe", "what", *compare.our_columns(backend), *compare.rival_columns(settings)], cells)
+    table = report.table(["recipe", "what", *compare.our_columns(backend), *compare.rival_columns(settings), "peak MB", "its peak MB"], cells)
     tables = ["", table, *compare.others(rows, settings, lambda row: [row["recipe"], row["what"]], ["recipe", "what"], report.milliseconds)]
     tables += ["\n" + compare.summary([compare.decisive(row["results"], settings) for row in rows])]
     return compare.page(f"{title}: {backend}, float32, {settings['threads']} threads", document, "ms", tables)
+
+
+def _megabytes(result: dict) -> str:
+    return f"{result['peak'] / 1e6:.0f}" if result.get("peak") else report.MISSING
