@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bench import environment
 
 OPS = ["forward", "grad_input", "grad_weight"]
+MORE_OPS = ["backward"]  # both gradients in one call
 REPEATS, SHORT_REPEATS = 20, 3
 
 Options = argparse.ArgumentParser
@@ -113,7 +114,7 @@ def _measures(made: Options, peers: bool = True, backend: bool = True) -> None:
 
 def _problem_options(made: Options, ops: bool = True) -> None:
     if ops:
-        made.add_argument("--ops", type=_ops, default=OPS, help="a list of " + ",".join(OPS))
+        made.add_argument("--ops", type=_ops, default=OPS, help=f"a list of {','.join(OPS + MORE_OPS)} (default: all but backward, both gradients in one call)")
     made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
 
@@ -254,8 +255,8 @@ def _batches(word: str) -> list[int]:
 def _ops(word: str) -> list[str]:
     ops = word.split(",")
     for op in ops:
-        if op not in OPS:
-            raise argparse.ArgumentTypeError(f"{op!r} is none of {', '.join(OPS)}")
+        if op not in OPS + MORE_OPS:
+            raise argparse.ArgumentTypeError(f"{op!r} is none of {', '.join(OPS + MORE_OPS)}")
     return ops
 
 

@@ -1,7 +1,7 @@
 "use strict";
 // Draws what stands in `data` (bench/html.py): no library, no network.
 
-const colours = { "conv forward": "#2864b4", "conv grad_input": "#c77b1e", "conv grad_weight": "#7a4fb5", step: "#1a7f5a", inference: "#2a9db0", layers: "#8a6d3b", overhead: "#888" };
+const colours = { "conv forward": "#2864b4", "conv grad_input": "#c77b1e", "conv grad_weight": "#7a4fb5", "conv backward": "#b5507a", step: "#1a7f5a", inference: "#2a9db0", layers: "#8a6d3b", overhead: "#888" };
 const short = { forward: colours["conv forward"], grad_input: colours["conv grad_input"], grad_weight: colours["conv grad_weight"] };
 const byId = (id) => document.getElementById(id);
 

@@ -1,5 +1,6 @@
 """The benchmark suite measures what it says: problem lists, operation counts, refusals, tables. No test asserts a time."""
 
+import importlib.util
 import json
 import math
 import os
@@ -381,6 +382,21 @@ def test_torch_contender_computes_the_op(op, memory_format):
         checks.checked_error([result], [_exact(problem, op, operands)], "float64", checks.limit(problem, op, "float64"))
 
 
+def test_backward_is_both_gradients_with_twice_the_operations(capsys, tiny_list, tmp_path):
+    (problem,) = problems.parse([TINY], "here")
+    job = convs.ConvJob(problem, peers.BACKWARD, "float64")
+    assert job.flops == 2 * problem.flops and job.bytes == 8 * (problem.elements + 2 * 3 * 5 * 6 + 4 * 3 * 3 * 3)
+    peer = ["--peers", "torch"] if importlib.util.find_spec("torch") else ["--peers", "im2col"]
+    arguments = ["--ops", "backward", "--backend", "reference", *peer, "--short", "--json", str(tmp_path / "out.json")]
+    assert main([str(tiny_list), *arguments]) == 0
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["flops"] == 2 * problem.flops and len(row["results"]) >= 2 and "#### backward" in capsys.readouterr().out
+    operands = Operands.of(problem, "float64")
+    right = networks.arrays(_exact(problem, peers.BACKWARD, operands))
+    with pytest.raises(checks.WrongResult, match="error"):
+        job.verdict([right[0], right[1] + 1], right)
+
+
 def test_limit_notices_one_lost_product():
     """A constant-sign sum makes every product visible: leave out one of k and the error passes the limit."""
     (problem,) = problems.parse(["p 64 1 34 34 1 3 3 1 0 1 1"], "here")
@@ -659,13 +675,14 @@ def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("style", ["im2col", "loops"])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*OPS, peers.BACKWARD])
 def test_coursework_convolutions_compute_the_op(op, style):
     lines = ["plain 2 3 5 6 4 3 3 1 0 1 1", "strided 2 2 7 8 3 3 2 2x1 1x2 1 1"]
     for problem in problems.parse(lines, "here"):
         operands = Operands.of(problem, "float64")
-        result = peers.Coursework(style).contender(problem, op, operands).result()
-        checks.checked_error([result], [_exact(problem, op, operands)], "float64", 1e-14)
+        results = networks.arrays(peers.Coursework(style).contender(problem, op, operands).result())
+        limits = [1e-14] * len(results)
+        checks.checked_error(results, networks.arrays(_exact(problem, op, operands)), "float64", *limits)
 
 
 def test_coursework_declines_what_no_course_asks_for():
@@ -683,10 +700,10 @@ def test_installed_peers_compute_the_ops(library, module):
     worker = Worker(library, 1)
     try:
         for problem in problems.load("short"):
-            for op in OPS if module == "jax" else ["forward"]:
-                (result,), _ = worker.prepare(convs.ConvJob(problem, op, "float32"))
-                exact = _exact(problem, op, Operands.of(problem, "float32"))
-                checks.checked_error([result], [exact], "float32", checks.limit(problem, op, "float32"))
+            for op in [*OPS, peers.BACKWARD] if module == "jax" else ["forward"]:
+                job = convs.ConvJob(problem, op, "float32")
+                results, _ = worker.prepare(job)
+                job.verdict(results, networks.arrays(_exact(problem, op, Operands.of(problem, "float32"))))
     finally:
         worker.close()
 
