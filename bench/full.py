@@ -14,23 +14,25 @@ from bench.peers import Unusable
 
 ROOT = Path(__file__).parents[1]
 
-YARDSTICK = "reports odd batch1".split()
-PUBLIC = "resnet50 vgg19 mobilenet onednn deepbench convnet".split()
-RECIPES = "lenet filterbank-mnist twoconv-mnist twoconv-cifar10 simple-cifar10 batchnorm-cifar10 deep-cifar10".split()
+RECIPES = "lenet filterbank-mnist twoconv-mnist twoconv-cifar10 simple-cifar10 batchnorm-cifar10 deep-cifar10"
+PUBLIC = {"resnet50": 100, "vgg19": 45, "mobilenet": 75, "onednn": 110, "deepbench": 125, "convnet": 30}
 
 PARTS: dict[str, tuple[str, int]] = {
     "roofline": ("roofline --repeats 10", 20),
-    "step": (f"step {' '.join(RECIPES)} --peers reference,torch,compile --repeats 15", 190),
-    "step-wide": ("step wide-256 --peers torch --repeats 3", 170),
-    "inference": (f"inference {' '.join(RECIPES)} --batch 1,16,64,256 --peers torch,compile,onnxruntime --repeats 10", 170),
-    "inference-wide": ("inference wide-256 --peers torch,onnxruntime --repeats 3", 60),
-    "memory": ("memory --peers torch", 70),
-    "overhead": ("overhead --peers reference,torch,jax --repeats 20", 60),
-    "data": ("data --repeats 3 --images 12800", 20),
-    "growth": ("growth --repeats 5", 60),
-    **{f"conv-{name}": (f"conv {name} --peers im2col,torch,onnxruntime --repeats 7", seconds) for name, seconds in zip(YARDSTICK, (110, 75, 45), strict=True)},
-    "conv-reports-float64": ("conv reports --dtype float64 --peers torch --repeats 5", 80),
-    **{f"conv-{name}": (f"conv {name} --peers torch --repeats 5", seconds) for name, seconds in zip(PUBLIC, (65, 40, 45, 85, 75, 20), strict=True)},
+    "step": (f"step {RECIPES} --peers reference,torch --repeats 15", 70),
+    "step-compile": ("step lenet batchnorm-cifar10 --peers torch,compile --repeats 10", 60),
+    "step-wide": ("step wide-256 --peers torch --repeats 3", 120),
+    "inference": (f"inference {RECIPES} --batch 1,16,64,256 --peers torch,onnxruntime --repeats 10", 80),
+    "inference-wide": ("inference wide-256 --peers torch,onnxruntime --repeats 3", 40),
+    "memory": ("memory --peers torch", 80),
+    "overhead": ("overhead --peers reference,torch --repeats 10", 40),
+    "data": ("data --repeats 3 --images 12800", 15),
+    "growth": ("growth --repeats 5", 80),
+    "conv-reports": ("conv reports --peers torch,onnxruntime --repeats 7", 190),
+    "conv-odd": ("conv odd --peers im2col,torch,onnxruntime --repeats 5", 120),
+    "conv-batch1": ("conv batch1 --peers im2col,torch,onnxruntime --repeats 5", 90),
+    "conv-float64": ("conv changes --dtype float64 --peers torch --repeats 5", 65),
+    **{f"conv-{name}": (f"conv {name} --peers torch --repeats 5", seconds) for name, seconds in PUBLIC.items()},
 }
 """Name of the result -> command, and the seconds that it takes on two quiet cores."""
 
