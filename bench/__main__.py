@@ -45,6 +45,12 @@ def _overhead(args: Args) -> dict:
     return overhead.run(args.backend, args.peers, args.threads, args.repeats)
 
 
+def _ops(args: Args) -> dict:
+    from bench import ops
+
+    return ops.run(ops.Settings(args.backend, args.peers, args.threads, args.dtype, args.short, args.repeats))
+
+
 def _data(args: Args) -> dict:
     from bench import data
 
@@ -114,7 +120,8 @@ def _measures(made: Options, peers: bool = True, backend: bool = True) -> None:
 
 def _problem_options(made: Options, ops: bool = True) -> None:
     if ops:
-        made.add_argument("--ops", type=_ops, default=OPS, help=f"a list of {','.join(OPS + MORE_OPS)} (default: all but backward, both gradients in one call)")
+        known = f"a list of {','.join(OPS + MORE_OPS)} (default: all but backward, both gradients in one call)"
+        made.add_argument("--ops", type=_op_names, default=OPS, help=known)
     made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
 
@@ -144,6 +151,11 @@ def _data_options(made: Options) -> None:
 
 def _roofline_options(made: Options) -> None:
     _measures(made, peers=False, backend=False)
+
+
+def _ops_options(made: Options) -> None:
+    made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    _measures(made)
 
 
 def _growth_options(made: Options) -> None:
@@ -178,6 +190,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "conv": Command("convolutions against the peers, problem by problem (the default)", _conv_options, _conv),
+    "ops": Command("pooling, batch normalisation, unfold, fold, linear and cross-entropy, forward and backward", _ops_options, _ops),
     "step": Command("training steps of the recipes", _network_options, _networks),
     "inference": Command("the recipes' networks in evaluation mode, a batch and one image at a time", _network_options, _networks),
     "layers": Command("the recipes layer by layer, forward and backward", _network_options, _networks),
@@ -252,7 +265,7 @@ def _batches(word: str) -> list[int]:
     return [_positive(part) for part in word.split(",")]
 
 
-def _ops(word: str) -> list[str]:
+def _op_names(word: str) -> list[str]:
     ops = word.split(",")
     for op in ops:
         if op not in OPS + MORE_OPS:

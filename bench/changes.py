@@ -100,7 +100,7 @@ def _read(path: Path) -> dict:
 def _rows(document: dict) -> Iterator[tuple[str, dict]]:
     """What a row is about, and its results."""
     for row in document["rows"]:
-        yield " ".join(str(row[key]) for key in ("recipe", "what", "problem", "shape", "op", "call") if key in row), row["results"]
+        yield " ".join(str(row[key]) for key in ("recipe", "what", "problem", "shape", "op", "pass", "call") if key in row), row["results"]
 
 
 def _drift(pairs: Sequence[tuple[dict, dict]], backend: str) -> float:

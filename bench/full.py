@@ -15,7 +15,7 @@ from bench.peers import Unusable
 ROOT = Path(__file__).parents[1]
 
 RECIPES = "lenet filterbank-mnist twoconv-mnist twoconv-cifar10 simple-cifar10 batchnorm-cifar10 deep-cifar10"
-PUBLIC = {"resnet50": 100, "vgg19": 45, "mobilenet": 75, "onednn": 110, "deepbench": 125, "convnet": 30}
+PUBLIC = {"resnet50": 95, "vgg19": 45, "mobilenet": 70, "onednn": 105, "deepbench": 115, "convnet": 30}
 
 PARTS: dict[str, tuple[str, int]] = {
     "roofline": ("roofline --repeats 10", 20),
@@ -27,10 +27,11 @@ PARTS: dict[str, tuple[str, int]] = {
     "memory": ("memory --peers torch", 80),
     "overhead": ("overhead --peers reference,torch --repeats 10", 40),
     "data": ("data --repeats 3 --images 12800", 15),
-    "growth": ("growth --repeats 5", 80),
-    "conv-reports": ("conv reports --peers torch,onnxruntime --repeats 7", 190),
-    "conv-odd": ("conv odd --peers im2col,torch,onnxruntime --repeats 5", 120),
-    "conv-batch1": ("conv batch1 --peers im2col,torch,onnxruntime --repeats 5", 90),
+    "ops": ("ops --peers torch --repeats 10", 40),
+    "growth": ("growth --repeats 5", 70),
+    "conv-reports": ("conv reports --peers torch,onnxruntime --repeats 5", 150),
+    "conv-odd": ("conv odd --peers im2col,torch,onnxruntime --repeats 5", 110),
+    "conv-batch1": ("conv batch1 --peers im2col,torch,onnxruntime --repeats 5", 80),
     "conv-float64": ("conv changes --dtype float64 --peers torch --repeats 5", 65),
     **{f"conv-{name}": (f"conv {name} --peers torch --repeats 5", seconds) for name, seconds in PUBLIC.items()},
 }

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import compare, convs, growth, overhead, roofline, steps
+from bench import compare, convs, growth, ops, overhead, roofline, steps
 from bench.contest import Results
 from bench.peers import Unusable
 
@@ -87,6 +87,8 @@ def _rows(document: dict) -> list[dict]:
         return [_row(document, row["results"], document["command"], row["recipe"], row["what"], "") for row in document["rows"]]
     if document["kind"] == overhead.KIND:
         return [_row(document, row["results"], "overhead", "", row["call"], "") for row in document["rows"]]
+    if document["kind"] == ops.KIND:
+        return [_row(document, row["results"], f"op {row['pass']}", "", row["op"], "") for row in document["rows"]]
     return []
 
 

@@ -1,7 +1,7 @@
 "use strict";
 // Draws what stands in `data` (bench/html.py): no library, no network.
 
-const colours = { "conv forward": "#2864b4", "conv grad_input": "#c77b1e", "conv grad_weight": "#7a4fb5", "conv backward": "#b5507a", step: "#1a7f5a", inference: "#2a9db0", layers: "#8a6d3b", overhead: "#888" };
+const colours = { "conv forward": "#2864b4", "conv grad_input": "#c77b1e", "conv grad_weight": "#7a4fb5", "conv backward": "#b5507a", step: "#1a7f5a", inference: "#2a9db0", layers: "#8a6d3b", overhead: "#888888", "op forward": "#5a8f29", "op backward": "#a3672d" };
 const short = { forward: colours["conv forward"], grad_input: colours["conv grad_input"], grad_weight: colours["conv grad_weight"] };
 const byId = (id) => document.getElementById(id);
 
@@ -55,7 +55,7 @@ function bars() {
   const groups = new Map(); // whole networks row by row, convolutions list by list
   for (const r of data.rows) {
     if (r.ratio === null || r.kind === "layers" || r.kind === "overhead") continue;
-    const key = r.kind.startsWith("conv") ? `${r.group} ${r.dtype === "float64" ? "float64 " : ""}${r.kind}` : `${r.group} ${r.name}`;
+    const key = r.kind.startsWith("op ") ? `all of bench ops, ${r.kind}` : r.kind.startsWith("conv") ? `${r.group} ${r.dtype === "float64" ? "float64 " : ""}${r.kind}` : `${r.group} ${r.name}`;
     if (!groups.has(key)) groups.set(key, { key, kind: r.kind, ratios: [] });
     groups.get(key).ratios.push(r.ratio);
   }

@@ -50,7 +50,8 @@ def _peers(figure: object, data: dict) -> bool:
     for row in data["rows"]:
         if row["ratio"] is not None and row["kind"] not in ("layers", "overhead"):
             kind = row["kind"] if row["dtype"] == "float32" else f"{row['dtype']} {row['kind']}"
-            name = f"{row['group']} {kind}" if row["kind"].startswith("conv") else f"{row['group']} {row['name']}"
+            lists = row["kind"].startswith(("conv", "op "))
+            name = f"{row['group']} {kind}".strip() if lists else f"{row['group']} {row['name']}"
             groups.setdefault(name, []).append(row["ratio"])
     if not groups:
         return False

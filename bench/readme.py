@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import changes, convs, data, growth, memory, overhead, roofline, steps
+from bench import changes, convs, data, growth, memory, ops, overhead, roofline, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
@@ -11,7 +11,7 @@ FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a traini
 RESULTS = Path(__file__).with_name("results")
 START, END = "<!-- table:start -->", "<!-- table:end -->"
 
-RENDERERS = {module.KIND: module.render for module in (steps, memory, roofline, convs, growth, overhead, data, changes)}
+RENDERERS = {module.KIND: module.render for module in (steps, memory, roofline, convs, ops, growth, overhead, data, changes)}
 """How each kind of result is printed on the terminal; the order is the README's."""
 
 BRIEF = {convs.KIND: convs.brief, growth.KIND: growth.brief}

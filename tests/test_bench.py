@@ -24,6 +24,7 @@ from bench import (
     growth,
     html,
     networks,
+    ops,
     overhead,
     peers,
     pictures,
@@ -642,6 +643,23 @@ def test_data_that_is_not_where_it_should_be_is_a_mistake(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["data", "--backend", "reference", "--data-dir", str(tmp_path)])
     assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ops_between_convolutions_mean_the_same_in_torch(dtype):
+    pytest.importorskip("torch")
+    document = ops.run(ops.Settings("reference", ["torch"], 1, dtype, True, 1))
+    assert document["refused"] == []
+    assert [row["pass"] for row in document["rows"]] == ["forward", "backward"] * len(ops.SHORT)
+    assert all(list(row["results"]) == ["reference", "torch nchw", "torch channels_last"] for row in document["rows"])
+    assert {case.name for case in ops.SHORT} == {case.name for case in ops.CASES}
+
+
+def test_ops_refuses_a_gradient_that_is_missing():
+    with pytest.raises(checks.WrongResult, match="returned 1 results where 2"):
+        ops._worst_error([np.ones(2)], [np.ones(2), np.ones(2)], "float64", 1e-9)
+    with pytest.raises(checks.WrongResult, match="above"):
+        ops._worst_error([np.ones(2), np.ones(2)], [np.ones(2), np.zeros(2)], "float64", 1e-9)
 
 
 def test_overhead_calls_mean_the_same_in_torch():

@@ -12,6 +12,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._geometry cimport flip_geometry, geometry_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, fill_segments, imax, imin, index, load_rows, real, simplify
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_panel, pack_row, panel_elements
@@ -185,10 +186,6 @@ cdef void run(const fc_isa* kernels, Geometry* g, const Plan* p, const real* x, 
               char* scratch) noexcept nogil:
     cdef index item
     cdef const Plan* plan = p
-    if p.threads == 1:
-        for item in range(p.items):
-            run_item(kernels, g, p, item, x, sx, panels, packed, bias, y, scratch)
-        return
     with parallel(num_threads=p.threads):
         for item in prange(p.items, schedule="dynamic", chunksize=1):
             run_item(kernels, g, plan, item, x, sx, panels, packed, bias, y, scratch + threadid() * plan.worker_bytes)
@@ -315,14 +312,8 @@ cdef object current(object packed):
 
 def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None, packed=None):
     """y[n,o,oh,ow] = b[o] + sum_{c,kh,kw} x[n, c, oh*SH - PT + kh*DH, ow*SW - PL + kw*DW] * w[o,c,kh,kw]"""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.O, g.KH, g.KW, g.G = weight.shape[0], weight.shape[2], weight.shape[3], groups
-    g.OH = (g.H + g.PT + PB - (g.KH - 1) * g.DH - 1) // g.SH + 1
-    g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
-    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], weight.shape[2], weight.shape[3], stride, padding,
+                                  dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, current(packed), <float*>NULL)
     return convolve(&g, input, weight, bias, False, is_channels_last(input if out is None else out), out, current(packed), <double*>NULL)
@@ -330,15 +321,10 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
 
 def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """Stride 1: the input gradient is the convolution of grad_output, padded by (K-1)*D - P, with the flipped kernel, channels exchanged (Dumoulin & Visin 2016, ch. 4)."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = dilation, padding
-    g.N, g.O, g.OH, g.OW = input_shape
-    g.C, g.H, g.W, g.G = grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], groups
-    g.KH, g.KW, g.SH, g.SW = weight.shape[2], weight.shape[3], 1, 1
-    g.PT = (g.KH - 1) * g.DH - g.PT
-    g.PL = (g.KW - 1) * g.DW - g.PL
-    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    cdef index N, C, H, W
+    N, C, H, W = input_shape
+    cdef Geometry g = geometry_of(N, C, H, W, weight.shape[0], weight.shape[2], weight.shape[3], stride, padding, dilation, groups)
+    flip_geometry(&g)
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, None, <float*>NULL)
     return convolve(&g, grad_output, weight, None, True, is_channels_last(grad_output if out is None else out), out, None, <double*>NULL)

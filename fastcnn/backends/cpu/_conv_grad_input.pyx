@@ -11,6 +11,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._geometry cimport geometry_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real
 from fastcnn.backends.cpu._panels cimport Panels, filter_to_last, first_vector, make_panels, pack_row, panel_elements
@@ -163,26 +164,18 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     cdef index item, items = g.N * plan.strips * g.G
     with nogil:
         pack(kernels, g, plan.runs, &panels, w_data, ohwi, packed, spare, plan.threads)
-        if plan.threads == 1:
-            for item in range(items):
-                run_item(kernels, g, &plan, item, gy, sg, &panels, packed, gx, scratch)
-        else:
-            with parallel(num_threads=plan.threads):
-                for item in prange(items, schedule="dynamic", chunksize=1):
-                    run_item(kernels, g, &plan, item, gy, sg, &panels, packed, gx, scratch + threadid() * plan.worker_bytes)
+        with parallel(num_threads=plan.threads):
+            for item in prange(items, schedule="dynamic", chunksize=1):
+                run_item(kernels, g, &plan, item, gy, sg, &panels, packed, gx, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return grad_input
 
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """grad_input[n, c, h, w] = sum over o, kh, kw of grad_output[n, o, oh, ow] * weight[o, c, kh, kw] where h = oh*SH - PT + kh*DH, w = ow*SW - PL + kw*DW"""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input_shape
-    g.O, g.KH, g.KW, g.G = weight.shape[0], weight.shape[2], weight.shape[3], groups
-    g.OH, g.OW = grad_output.shape[2], grad_output.shape[3]
-    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    cdef index N, C, H, W
+    N, C, H, W = input_shape
+    cdef Geometry g = geometry_of(N, C, H, W, weight.shape[0], weight.shape[2], weight.shape[3], stride, padding, dilation, groups)
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return input_gradient(&g, grad_output, weight, is_channels_last(grad_output if out is None else out), out, <float*>NULL)
     return input_gradient(&g, grad_output, weight, is_channels_last(grad_output if out is None else out), out, <double*>NULL)

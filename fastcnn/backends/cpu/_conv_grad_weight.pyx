@@ -12,6 +12,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._geometry cimport geometry_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real, simplify
 from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels
@@ -219,26 +220,18 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     cdef real* gw = <real*>cnp.PyArray_DATA(grad_weight)
     cdef index job
     with nogil:
-        if plan.threads == 1:
-            for job in range(plan.slots * g.G * plan.blocks):
-                run_job(kernels, g, &plan, job, x, sx, gy, sg, &panels, partials, scratch)
-        else:
-            with parallel(num_threads=plan.threads):
-                for job in prange(plan.slots * g.G * plan.blocks, schedule="dynamic", chunksize=1):
-                    run_job(kernels, g, &plan, job, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
+        with parallel(num_threads=plan.threads):
+            for job in prange(plan.slots * g.G * plan.blocks, schedule="dynamic", chunksize=1):
+                run_job(kernels, g, &plan, job, x, sx, gy, sg, &panels, partials, scratch + threadid() * plan.worker_bytes)
         finish(kernels, g, &plan, &panels, partials, spare, gw, ohwi)
     release(arena)
     return grad_weight
 
 
 def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
-    cdef Geometry g
-    cdef index PB, PR, Cg
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.O, Cg, g.KH, g.KW = weight_shape
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.OH, g.OW, g.G = grad_output.shape[2], grad_output.shape[3], groups
-    g.Cg, g.Og = Cg, g.O // groups
+    cdef index O, KH, KW
+    O, _, KH, KW = weight_shape
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], O, KH, KW, stride, padding, dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return weight_gradient(&g, grad_output, input, out, <float*>NULL)
     return weight_gradient(&g, grad_output, input, out, <double*>NULL)

@@ -8,6 +8,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport dense, empty4, is_channels_last, view_of
+from fastcnn.backends.cpu._geometry cimport flip_geometry, geometry_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
@@ -123,25 +124,16 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         b = <const real*>cnp.PyArray_DATA(bias_array)
     taps_first(kernels, <const real*>cnp.PyArray_DATA(w), g.C, g.KH * g.KW, flipped, packed, <real*>(arena.base + weight_bytes))
     with nogil:
-        if plan.threads == 1:
-            for item in range(plan.items):
-                forward_item(kernels, g, &plan, item, x, sx, packed, b, y, scratch)
-        else:
-            with parallel(num_threads=plan.threads):
-                for item in prange(plan.items, schedule="dynamic", chunksize=1):
-                    forward_item(kernels, g, &plan, item, x, sx, packed, b, y, scratch + threadid() * plan.worker_bytes)
+        with parallel(num_threads=plan.threads):
+            for item in prange(plan.items, schedule="dynamic", chunksize=1):
+                forward_item(kernels, g, &plan, item, x, sx, packed, b, y, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return output
 
 
 def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.KH, g.KW = weight.shape[2], weight.shape[3]
-    g.OH = (g.H + g.PT + PB - (g.KH - 1) * g.DH - 1) // g.SH + 1
-    g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], weight.shape[2], weight.shape[3], stride, padding,
+                                  dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return convolve(&g, input, weight, bias, False, out, <float*>NULL)
     return convolve(&g, input, weight, bias, False, out, <double*>NULL)
@@ -149,12 +141,10 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
 
 def conv2d_grad_input_flipped(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """Stride 1: grad_output convolved with the flipped filters."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = dilation, padding
-    g.N, g.C, g.OH, g.OW = input_shape
-    g.H, g.W, g.KH, g.KW, g.SH, g.SW = grad_output.shape[2], grad_output.shape[3], weight.shape[2], weight.shape[3], 1, 1
-    g.PT, g.PL = (g.KH - 1) * g.DH - g.PT, (g.KW - 1) * g.DW - g.PL
+    cdef index N, C, H, W
+    N, C, H, W = input_shape
+    cdef Geometry g = geometry_of(N, C, H, W, weight.shape[0], weight.shape[2], weight.shape[3], stride, padding, dilation, groups)
+    flip_geometry(&g)
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return convolve(&g, grad_output, weight, None, True, out, <float*>NULL)
     return convolve(&g, grad_output, weight, None, True, out, <double*>NULL)
@@ -220,11 +210,9 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
 
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input_shape
-    g.OH, g.OW, g.KH, g.KW = grad_output.shape[2], grad_output.shape[3], weight.shape[2], weight.shape[3]
+    cdef index N, C, H, W
+    N, C, H, W = input_shape
+    cdef Geometry g = geometry_of(N, C, H, W, weight.shape[0], weight.shape[2], weight.shape[3], stride, padding, dilation, groups)
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return input_gradient(&g, grad_output, weight, <float*>NULL)
     return input_gradient(&g, grad_output, weight, <double*>NULL)
@@ -295,11 +283,9 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
 
 
 def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.OH, g.OW, g.KH, g.KW = grad_output.shape[2], grad_output.shape[3], weight_shape[2], weight_shape[3]
+    cdef index O, KH, KW
+    O, _, KH, KW = weight_shape
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], O, KH, KW, stride, padding, dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return weight_gradient(&g, grad_output, input, out, <float*>NULL)
     return weight_gradient(&g, grad_output, input, out, <double*>NULL)

@@ -12,6 +12,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, view_of
+from fastcnn.backends.cpu._geometry cimport flip_geometry, geometry_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, real
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
@@ -135,25 +136,17 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         memset(planes + g.N * g.C * p.plane, 0, (width + p.lanes) * sizeof(real))
         for i in prange(g.N * g.C, num_threads=p.threads, schedule="static"):
             pad_plane(g, &p, x + i // g.C * s.n + i % g.C * s.c, s, planes + i * p.plane)
-        if p.threads == 1:
-            for i in range(p.items):
-                run_item(kernels, g, &p, i, planes, weights, b, y, offset, scratch)
-        else:
-            with parallel(num_threads=p.threads):
-                for i in prange(p.items, schedule="dynamic", chunksize=1):
-                    run_item(kernels, g, &p, i, planes, weights, b, y, offset, scratch + threadid() * p.worker_bytes)
+        with parallel(num_threads=p.threads):
+            for i in prange(p.items, schedule="dynamic", chunksize=1):
+                run_item(kernels, g, &p, i, planes, weights, b, y, offset, scratch + threadid() * p.worker_bytes)
     release(arena)
     return output
 
 
 def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
     """Stride 1, one group."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = dilation, padding
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.O, g.KH, g.KW = weight.shape[0], weight.shape[2], weight.shape[3]
-    g.OH, g.OW = g.H + g.PT + PB - (g.KH - 1) * g.DH, g.W + g.PL + PR - (g.KW - 1) * g.DW
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], weight.shape[2], weight.shape[3], stride, padding,
+                                  dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return convolve(&g, input, weight, bias, False, out, <float*>NULL)
     return convolve(&g, input, weight, bias, False, out, <double*>NULL)
@@ -161,13 +154,10 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """Stride 1, one group, padding up to (K-1)*D: grad_output convolved with the flipped kernel, channels exchanged; the weights are walked backwards."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = dilation, padding
-    g.N, g.O, g.OH, g.OW = input_shape
-    g.C, g.H, g.W = grad_output.shape[1], grad_output.shape[2], grad_output.shape[3]
-    g.KH, g.KW = weight.shape[2], weight.shape[3]
-    g.PT, g.PL = (g.KH - 1) * g.DH - g.PT, (g.KW - 1) * g.DW - g.PL
+    cdef index N, C, H, W
+    N, C, H, W = input_shape
+    cdef Geometry g = geometry_of(N, C, H, W, weight.shape[0], weight.shape[2], weight.shape[3], stride, padding, dilation, groups)
+    flip_geometry(&g)
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return convolve(&g, grad_output, weight, None, True, out, <float*>NULL)
     return convolve(&g, grad_output, weight, None, True, out, <double*>NULL)

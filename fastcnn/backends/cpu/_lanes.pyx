@@ -518,7 +518,11 @@ cdef class Lanes:
 # channels for the input gradient): where groups are fewer than threads, or cannot be dealt out evenly, each part loads its images for itself.
 
 cdef index parts_of(index groups, index channels, int threads) noexcept nogil:
-    return 1 if groups % threads == 0 else imin(threads, channels)
+    """As few as give each thread the same number of items."""
+    cdef index parts = 1
+    while groups * parts % threads != 0:
+        parts += 1
+    return imin(parts, channels)
 
 
 cdef void forward_part(const fc_isa* kernels, const Run* run, const real* x, index images, const real* w, const real* b, real* y, index first, index after, char* memory,

@@ -13,6 +13,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, view_of
+from fastcnn.backends.cpu._geometry cimport flip_geometry, geometry_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, real
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
@@ -22,6 +23,7 @@ fc_use_pool(pool())
 
 cdef enum:
     STRIP_BYTES = 192 * 1024  # of copied input planes per item: L2, read once per block of output channels
+    COLUMN_BYTES = 24 * 1024  # of input per item of a 1x1 kernel: half of L1, 96 pixels of 64 channels
     MOST_SLOTS = 16           # partial weight gradients; their number depends on shapes alone, so that the bits do not depend on the threads
 
 
@@ -33,6 +35,7 @@ cdef struct Plan:
     index rows
     index strips
     index items
+    bint pointwise    # a 1x1 kernel on whole planes: their pixels are one long row, cut into strips of `width`
     index depth       # rows of a copied plane
     index width       # of its rows
     size_t strip_bytes
@@ -40,7 +43,7 @@ cdef struct Plan:
     size_t worker_bytes
 
 
-cdef Plan make_plan(const fc_isa* kernels, Geometry* g, real* tag) noexcept nogil:
+cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View s, real* tag) noexcept nogil:
     cdef Plan p
     cdef double flops = 2.0 * g.N * g.OH * g.OW * g.O * g.Cg * g.KH * g.KW
     cdef index most
@@ -48,6 +51,17 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, real* tag) noexcept nogi
         p.lanes, p.mr, p.nv = kernels.f32.lanes, kernels.f32.mr, kernels.f32.nv
     else:
         p.lanes, p.mr, p.nv = kernels.f64.lanes, kernels.f64.mr, kernels.f64.nv
+    p.offset_bytes = aligned(g.Cg * g.KH * g.KW * sizeof(index))
+    p.pointwise = g.KH == 1 and g.KW == 1 and g.SH == 1 and g.OH == g.H and g.OW == g.W and g.PT == 0 and g.PL == 0 and s.w == 1 and (s.h == g.W or g.H == 1)
+    if p.pointwise:
+        p.width, p.rows, p.depth = p.nv * p.lanes, 1, 1
+        p.width *= imax(1, imin(4, COLUMN_BYTES // (g.Cg * p.width * <index>sizeof(real))))
+        p.strips = ceil_div(g.OH * g.OW, p.width)
+        p.items = g.N * g.G * p.strips
+        p.threads = thread_count(flops, p.items)
+        p.strip_bytes = aligned(g.Cg * p.width * sizeof(real))
+        p.worker_bytes = p.strip_bytes + p.offset_bytes
+        return p
     p.width = g.OW + (g.KW - 1) * g.DW
     most = imax(1, (STRIP_BYTES // (p.width * g.Cg * <index>sizeof(real)) - ((g.KH - 1) * g.DH + 1)) // g.SH + 1)
     p.strips = ceil_div(g.OH, most)
@@ -60,7 +74,6 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, real* tag) noexcept nogi
     p.threads = thread_count(flops, p.items)
     p.depth = (p.rows - 1) * g.SH + (g.KH - 1) * g.DH + 1
     p.strip_bytes = aligned((g.Cg * p.depth * p.width + p.lanes) * sizeof(real))  # one vector of slack: the kernel reads whole vectors
-    p.offset_bytes = aligned(g.Cg * g.KH * g.KW * sizeof(index))
     p.worker_bytes = p.strip_bytes + p.offset_bytes
     return p
 
@@ -133,6 +146,34 @@ cdef void run_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item
             r += 1
 
 
+cdef void pointwise_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item, const real* x, View s, const real* w, const real* bias, real* y,
+                         char* scratch) noexcept nogil:
+    """A strip of pixels of one image and group: a matrix product of the weights and the planes, neither of which has to be transposed."""
+    cdef index strip = item % p.strips, group = item // p.strips % g.G, n = item // (p.strips * g.G), size = g.OH * g.OW, at = strip * p.width
+    cdef index pixels = imin(p.width, size - at), vectors = ceil_div(pixels, p.lanes), v = 0, c, o, block, blocks = ceil_div(g.Og, p.mr)
+    cdef real* planes = <real*>scratch
+    cdef index* offset = <index*>(scratch + p.strip_bytes)
+    cdef const real* b
+    cdef real* out
+    cdef int m, nv, last
+    for c in range(g.Cg):
+        memcpy(planes + c * p.width, x + n * s.n + (group * g.Cg + c) * s.c + at, pixels * sizeof(real))
+        offset[c] = c * p.width
+    while v < vectors:
+        nv = <int>imin(p.nv, vectors - v)
+        last = <int>imin(p.lanes, pixels - (v + nv - 1) * p.lanes)
+        for block in range(blocks):
+            o = group * g.Og + block * g.Og // blocks
+            m = <int>(group * g.Og + (block + 1) * g.Og // blocks - o)
+            b = bias + o if bias != NULL else NULL
+            out = y + (n * g.O + o) * size + at + v * p.lanes
+            if real is float:
+                kernels.f32.planes(w + o * g.Cg, g.Cg, b, planes + v * p.lanes, offset, g.Cg, p.lanes, out, size, p.lanes, p.lanes, last, m, nv)
+            else:
+                kernels.f64.planes(w + o * g.Cg, g.Cg, b, planes + v * p.lanes, offset, g.Cg, p.lanes, out, size, p.lanes, p.lanes, last, m, nv)
+        v += nv
+
+
 cdef void flip(Geometry* g, const real* w, real* out) noexcept nogil:
     """The layer's weights (O, C/G, KH, KW), O = g.C, as those of the convolution g that computes its input gradient: (C, O/G, flipped taps), C = g.O."""
     cdef index group, o, c, tap, taps = g.KH * g.KW
@@ -148,8 +189,8 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     cdef cnp.ndarray output = given if given is not None else empty4(g.N, g.O, g.OH, g.OW, cnp.PyArray_TYPE(input), False), w = cnp.PyArray_GETCONTIGUOUS(weight), bias_array
     if output.size == 0:
         return output
-    cdef Plan plan = make_plan(kernels, g, <real*>NULL)
     cdef View s = view_of(input)
+    cdef Plan plan = make_plan(kernels, g, s, <real*>NULL)
     cdef size_t weight_bytes = aligned(w.size * sizeof(real)) if flipped else 0
     cdef Arena arena = acquire(weight_bytes + plan.threads * plan.worker_bytes)
     cdef char* scratch = arena.base + weight_bytes
@@ -165,12 +206,11 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         if flipped:
             flip(g, weights, <real*>arena.base)
             weights = <const real*>arena.base
-        if plan.threads == 1:
-            for item in range(plan.items):
-                run_item(kernels, g, &plan, item, x, s, weights, b, y, scratch)
-        else:
-            with parallel(num_threads=plan.threads):
-                for item in prange(plan.items, schedule="dynamic", chunksize=1):
+        with parallel(num_threads=plan.threads):
+            for item in prange(plan.items, schedule="dynamic", chunksize=1):
+                if plan.pointwise:
+                    pointwise_item(kernels, g, &plan, item, x, s, weights, b, y, scratch + threadid() * plan.worker_bytes)
+                else:
                     run_item(kernels, g, &plan, item, x, s, weights, b, y, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return output
@@ -178,14 +218,8 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
 
 def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
     """Column stride 1, any row stride."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.O, g.KH, g.KW, g.G = weight.shape[0], weight.shape[2], weight.shape[3], groups
-    g.OH = (g.H + g.PT + PB - (g.KH - 1) * g.DH - 1) // g.SH + 1
-    g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
-    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], weight.shape[2], weight.shape[3], stride, padding,
+                                  dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return convolve(&g, input, weight, bias, False, out, <float*>NULL)
     return convolve(&g, input, weight, bias, False, out, <double*>NULL)
@@ -193,14 +227,10 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """Stride 1, padding up to (K-1)*D: grad_output convolved with the flipped kernel, channels exchanged."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = dilation, padding
-    g.N, g.O, g.OH, g.OW = input_shape
-    g.C, g.H, g.W, g.G = grad_output.shape[1], grad_output.shape[2], grad_output.shape[3], groups
-    g.KH, g.KW, g.SH, g.SW = weight.shape[2], weight.shape[3], 1, 1
-    g.PT, g.PL = (g.KH - 1) * g.DH - g.PT, (g.KW - 1) * g.DW - g.PL
-    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    cdef index N, C, H, W
+    N, C, H, W = input_shape
+    cdef Geometry g = geometry_of(N, C, H, W, weight.shape[0], weight.shape[2], weight.shape[3], stride, padding, dilation, groups)
+    flip_geometry(&g)
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return convolve(&g, grad_output, weight, None, True, out, <float*>NULL)
     return convolve(&g, grad_output, weight, None, True, out, <double*>NULL)
@@ -257,8 +287,10 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     if g.N == 0:
         grad_weight.fill(0)
         return grad_weight
-    cdef Plan plan = make_plan(kernels, g, <real*>NULL)
+    cdef View s = view_of(input)
+    cdef Plan plan = make_plan(kernels, g, s, <real*>NULL)
     # make_plan shares the rows out to the threads; sums cross strips here, so the cut is made again, from shapes alone
+    plan.width = g.OW + (g.KW - 1) * g.DW
     plan.rows = imin(g.OH, imax(1, (STRIP_BYTES // (plan.width * g.Cg * <index>sizeof(real)) - ((g.KH - 1) * g.DH + 1)) // g.SH + 1))
     plan.strips = ceil_div(g.OH, plan.rows)
     plan.strip_bytes = aligned((g.Cg * ((plan.rows - 1) * g.SH + (g.KH - 1) * g.DH + 1) * plan.width + plan.lanes) * sizeof(real))
@@ -268,18 +300,13 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     cdef Arena arena = acquire(aligned(slots * g.G * size * sizeof(real)) + threads * plan.worker_bytes)
     cdef real* partials = <real*>arena.base
     cdef char* scratch = arena.base + aligned(slots * g.G * size * sizeof(real))
-    cdef View s = view_of(input)
     cdef const real* x = <const real*>cnp.PyArray_DATA(input)
     cdef const real* gp = <const real*>cnp.PyArray_DATA(gy)
     cdef real* gw = <real*>cnp.PyArray_DATA(grad_weight)
     with nogil:
-        if threads == 1:
-            for slot in range(slots * g.G):
-                grad_weight_slot(kernels, g, &plan, slot, slots, x, s, gp, partials + slot * size, scratch)
-        else:
-            with parallel(num_threads=threads):
-                for slot in prange(slots * g.G, schedule="dynamic", chunksize=1):
-                    grad_weight_slot(kernels, g, &plan, slot, slots, x, s, gp, partials + slot * size, scratch + threadid() * plan.worker_bytes)
+        with parallel(num_threads=threads):
+            for slot in prange(slots * g.G, schedule="dynamic", chunksize=1):
+                grad_weight_slot(kernels, g, &plan, slot, slots, x, s, gp, partials + slot * size, scratch + threadid() * plan.worker_bytes)
         fold_slots(kernels, g, slots, plan.lanes, partials, gw, threads)
     release(arena)
     return grad_weight
@@ -287,12 +314,9 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
 
 def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
     """Column stride 1, any row stride; needs a vector of scratch per weight and slot."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.O, g.Cg, g.KH, g.KW = weight_shape
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.OH, g.OW, g.G, g.Og = grad_output.shape[2], grad_output.shape[3], groups, g.O // groups
+    cdef index O, KH, KW
+    O, _, KH, KW = weight_shape
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], O, KH, KW, stride, padding, dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return weight_gradient(&g, grad_output, input, out, <float*>NULL)
     return weight_gradient(&g, grad_output, input, out, <double*>NULL)

@@ -15,6 +15,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, view_of
+from fastcnn.backends.cpu._geometry cimport geometry_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, real
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, thread_count
@@ -199,28 +200,18 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     tap_columns(g, &plan, offset)
     with nogil:
         memset(scratch, 0, plan.threads * plan.worker_bytes)
-        if plan.threads == 1:
-            for item in range(plan.items):
-                forward_item(kernels, g, &plan, item, x, s, weights, b, y, offset, <real*>scratch)
-        else:
-            with parallel(num_threads=plan.threads):
-                for piece in prange(plan.pieces, schedule="dynamic", chunksize=1):
-                    for item in range(piece * plan.items // plan.pieces, (piece + 1) * plan.items // plan.pieces):
-                        forward_item(kernels, g, &plan, item, x, s, weights, b, y, offset, <real*>(scratch + threadid() * plan.worker_bytes))
+        with parallel(num_threads=plan.threads):
+            for piece in prange(plan.pieces, schedule="dynamic", chunksize=1):
+                for item in range(piece * plan.items // plan.pieces, (piece + 1) * plan.items // plan.pieces):
+                    forward_item(kernels, g, &plan, item, x, s, weights, b, y, offset, <real*>(scratch + threadid() * plan.worker_bytes))
     release(arena)
     return output
 
 
 def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilation, index groups, out=None):
     """Rows of consecutive pixels, column stride 1 or 2."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.O, g.KH, g.KW, g.G = weight.shape[0], weight.shape[2], weight.shape[3], groups
-    g.OH = (g.H + g.PT + PB - (g.KH - 1) * g.DH - 1) // g.SH + 1
-    g.OW = (g.W + g.PL + PR - (g.KW - 1) * g.DW - 1) // g.SW + 1
-    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], weight.shape[0], weight.shape[2], weight.shape[3], stride, padding,
+                                  dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return convolve(&g, input, weight, bias, out, <float*>NULL)
     return convolve(&g, input, weight, bias, out, <double*>NULL)
@@ -336,27 +327,19 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
             offset[i * g.KW + kw] = place(&plan.copy, across[i].start + back.before + kw * across[i].apart)
     with nogil:
         memset(scratch, 0, plan.threads * plan.worker_bytes)
-        if plan.threads == 1:
-            for item in range(plan.items):
-                backward_item(kernels, g, &plan, &back, down, across, item, gy, s, weights, gx, offset, scratch)
-        else:
-            with parallel(num_threads=plan.threads):
-                for piece in prange(plan.pieces, schedule="dynamic", chunksize=1):
-                    for item in range(piece * plan.items // plan.pieces, (piece + 1) * plan.items // plan.pieces):
-                        backward_item(kernels, g, &plan, &back, down, across, item, gy, s, weights, gx, offset, scratch + threadid() * plan.worker_bytes)
+        with parallel(num_threads=plan.threads):
+            for piece in prange(plan.pieces, schedule="dynamic", chunksize=1):
+                for item in range(piece * plan.items // plan.pieces, (piece + 1) * plan.items // plan.pieces):
+                    backward_item(kernels, g, &plan, &back, down, across, item, gy, s, weights, gx, offset, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return grad_input
 
 
 def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, stride, padding, dilation, index groups, out=None):
     """grad_input[n, c, h, w] = sum over o, kh, kw of grad_output[n, o, oh, ow] * weight[o, c, kh, kw] where h = oh*SH - PT + kh*DH, w = ow*SW - PL + kw*DW"""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.N, g.C, g.H, g.W = input_shape
-    g.O, g.KH, g.KW, g.G = weight.shape[0], weight.shape[2], weight.shape[3], groups
-    g.OH, g.OW = grad_output.shape[2], grad_output.shape[3]
-    g.Cg, g.Og = g.C // g.G, g.O // g.G
+    cdef index N, C, H, W
+    N, C, H, W = input_shape
+    cdef Geometry g = geometry_of(N, C, H, W, weight.shape[0], weight.shape[2], weight.shape[3], stride, padding, dilation, groups)
     if cnp.PyArray_TYPE(grad_output) == cnp.NPY_FLOAT:
         return input_gradient(&g, grad_output, weight, out, <float*>NULL)
     return input_gradient(&g, grad_output, weight, out, <double*>NULL)
@@ -421,13 +404,9 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     tap_columns(g, &plan, offset)
     with nogil:
         memset(scratch, 0, threads * plan.worker_bytes)
-        if threads == 1:
-            for item in range(items):
-                grad_weight_item(kernels, g, &plan, item, shares, x, s, gp, folded, offset, scratch)
-        else:
-            with parallel(num_threads=threads):
-                for item in prange(items, schedule="dynamic", chunksize=1):
-                    grad_weight_item(kernels, g, &plan, item, shares, x, s, gp, folded, offset, scratch + threadid() * plan.worker_bytes)
+        with parallel(num_threads=threads):
+            for item in prange(items, schedule="dynamic", chunksize=1):
+                grad_weight_item(kernels, g, &plan, item, shares, x, s, gp, folded, offset, scratch + threadid() * plan.worker_bytes)
         for i in range(size):
             gw[i] = folded[i]
         for item in range(1, shares):
@@ -439,12 +418,9 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
 
 def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None):
     """Rows of consecutive pixels, column stride 1 or 2; needs a vector of scratch per weight of a group."""
-    cdef Geometry g
-    cdef index PB, PR
-    (g.SH, g.SW), (g.DH, g.DW), ((g.PT, PB), (g.PL, PR)) = stride, dilation, padding
-    g.O, g.Cg, g.KH, g.KW = weight_shape
-    g.N, g.C, g.H, g.W = input.shape[0], input.shape[1], input.shape[2], input.shape[3]
-    g.OH, g.OW, g.G, g.Og = grad_output.shape[2], grad_output.shape[3], groups, g.O // groups
+    cdef index O, KH, KW
+    O, _, KH, KW = weight_shape
+    cdef Geometry g = geometry_of(input.shape[0], input.shape[1], input.shape[2], input.shape[3], O, KH, KW, stride, padding, dilation, groups)
     if cnp.PyArray_TYPE(input) == cnp.NPY_FLOAT:
         return weight_gradient(&g, grad_output, input, out, <float*>NULL)
     return weight_gradient(&g, grad_output, input, out, <double*>NULL)

@@ -5,6 +5,7 @@ An implementation declines with a reason, which `fastcnn.explain` shows. `refere
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -76,14 +77,16 @@ def not_flippable(weight: Any, stride: tuple, padding: tuple, dilation: tuple) -
 
 
 def backward_work(grad_output: Any, weight: Any, input_shape: tuple, dilation: tuple) -> tuple[float, float, float]:
-    """Of the three input gradients of stride 1, per kernel row and filter, in multiply-adds of one vector: lanes = pixels of a row (direct_planes_flipped), lanes = channels
-    (direct_flipped, whose two transposes of C-contiguous arrays weigh as 0.15 of its sums) and overlapped adding. That works in tiles of up to 8 pixels of one row and reads,
-    adds and writes each sum once more, which takes as long as 16 filters. Fits the measured times of ten layers of 8 to 64 channels within 15 %."""
+    """Of the three input gradients of stride 1, per kernel row and filter, in multiply-adds of one vector: lanes = pixels of a row
+    (direct_planes_flipped), lanes = channels (direct_flipped, whose two transposes of C-contiguous arrays weigh as 0.15 of its sums) and overlapped
+    adding. That works in tiles of up to 8 pixels of one row and reads, adds and writes each sum once more, which takes as long as 16 filters.
+    Fits the measured times of ten layers of 8 to 64 channels within 15 %."""
     size, (H, W), (OH, OW) = grad_output.itemsize, input_shape[2:], grad_output.shape[2:]
     filters, channels, KW = grad_output.shape[1] * weight.shape[1] / input_shape[1], weight.shape[1], weight.shape[3]
     runs = vectors(KW * channels, size) if dilation[1] == 1 else KW * vectors(channels, size)
     transposes = 1.15 if grad_output.strides[3] == size else 1.0
-    return H * vectors(W, size) * channels * KW, transposes * H * W * vectors(channels, size) * KW, OH * -(-OW // 8) * 8 * runs * (1 + 16 / filters)
+    row_vectors = vectors(H * W, size) if grad_output.strides[2] == OW * size and weight.shape[2] == KW == 1 and (OH, OW) == (H, W) else H * vectors(W, size)
+    return row_vectors * channels * KW, transposes * H * W * vectors(channels, size) * KW, OH * -(-OW // 8) * 8 * runs * (1 + 16 / filters)
 
 
 def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
@@ -236,6 +239,11 @@ def not_stencil_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, s
     return not_filled(OW, vectors(OW, size) * filters, groups, channels, filters, size)
 
 
+def whole_planes(x: Any, taps: int, stride: tuple, padding: tuple) -> bool:
+    """Are the pixels of a plane one long row for a 1x1 kernel?"""
+    return taps == 1 and stride == (1, 1) and padding == ((0, 0), (0, 0)) and x.strides[2] == x.shape[3] * x.itemsize
+
+
 def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Lanes = pixels of a row instead of output channels. What decides is which of the two fills its vectors: OH * vectors(OW) * O/G against
     OH * OW * vectors(O/G) multiply-adds per tap. With few taps the transposes that channels-last tiles need on C-contiguous arrays weigh as much: it may
@@ -248,6 +256,8 @@ def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple
     O, channels, KH, KW = weight.shape
     filters, (PL, PR) = O // groups, padding[1]
     OW = input.shape[3] + PL + PR - (KW - 1) * dilation[1]
+    if whole_planes(input, KH * KW, stride, padding):
+        OW *= input.shape[2]
     ours = vectors(OW, size) * filters
     if groups > 1 and channels == filters == 1:  # against one filter per lane
         theirs, most = OW * vectors(groups, size) / groups, 0.9
@@ -294,42 +304,75 @@ def not_class_numbers(target: Any) -> Reason | None:
     return None if target.ndim == 1 else ("needs class numbers as target, got probabilities",)
 
 
-def not_lanes(batch: int, weight_shape: tuple, image: tuple, output: tuple, groups: int, itemsize: int, least: int, arrays: tuple) -> Reason | None:
-    """Images in the lanes: every lane works however few channels there are, but all images are transposed on the way in and out. `least`: operations per
-    element moved from which that pays, measured on the reports' layers (lanes take 0.6 of the time at 164, 1.4 at 96 in the forward pass)."""
+MOVED = 32  # operations that take as long as moving one element into the lanes or to channels-last, or back: 8 elements per ns against 250 operations
+
+
+def moving(operations: int, elements: int) -> float:
+    """What such transposes add to a convolution, as a share of its own operations."""
+    return MOVED * elements / max(operations, 1)
+
+
+def not_lanes(
+    batch: int, weight_shape: tuple, image: tuple, output: tuple, groups: int, itemsize: int, rivals: Callable[[float], float], arrays: tuple
+) -> Reason | None:
+    """Images in the lanes: every lane works however few channels there are, but all images are transposed on the way in and out, as for lanes = channels.
+    `rivals`: the work of the best other algorithm in multiples of the operations, given what moving adds. Within 20 % of the measured times of 14 layers
+    of 1 to 64 channels."""
     O, C, KH, KW = weight_shape
     if groups != 1:
         return "needs groups = 1, got {}", groups
-    if min(O, C) >= 16 or max(O, C) >= 32:
-        return "needs fewer than 16 channels on one side and 32 on the other, got {} and {}", C, O
     lanes = _runtime.vector_bytes() // itemsize
     filled = -(-batch // lanes) * lanes
-    if batch < 2 * lanes - 1 or 10 * batch < 9 * filled:
+    if batch == 0 or 10 * batch < 9 * filled:
         return "{} images fill {} lanes too badly", batch, filled
-    if O * C * KH * KW * lanes * itemsize > 512 * 1024 or max(O * output[0] * output[1], C * image[0] * image[1]) * lanes * itemsize > 4 << 20:
+    elements, results = C * image[0] * image[1], O * output[0] * output[1]
+    if max(elements, results) * lanes * itemsize > 4 << 20:
         return ("a group of images would not stay in L2",)
-    rate = 2 * O * output[0] * output[1] * C * KH * KW // (C * image[0] * image[1] + O * output[0] * output[1])
-    if rate < least:
-        return "needs {} operations per element moved into the lanes and back, got {}", least, rate
+    move = moving(2 * results * C * KH * KW, elements + results)
+    ours, theirs = 1.05 * (1 + move) * filled / batch, rivals(move)
+    if ours > theirs:
+        return "would take {:.2f} times its operations, another algorithm {:.2f}", ours, theirs
     return not_flat(*arrays)
 
 
+def lanes_per(elements: int, itemsize: int) -> float:
+    """Lanes at work per element that lies in them."""
+    return vectors(elements, itemsize) * _runtime.vector_bytes() / itemsize / elements
+
+
+def channel_work(channels: int, itemsize: int) -> float:
+    """Multiply-adds of an algorithm whose lanes are the output channels; a tile of one vector has sums enough only just, and loads 9 times for 8 of them."""
+    return (1.2 if vectors(channels, itemsize) == 1 else 1.05) * lanes_per(channels, itemsize)
+
+
 def not_lanes_forward(x: Any, w: Any, b: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    size = []
-    for extent, kernel, step, pads, distance in zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True):
-        size.append((extent + sum(pads) - (kernel - 1) * distance - 1) // step + 1)
-    return not_lanes(len(x), w.shape, x.shape[2:], tuple(size), groups, x.itemsize, 160, (x, w))
+    OH, OW = (
+        (extent + sum(pads) - (kernel - 1) * distance - 1) // step + 1
+        for extent, kernel, step, pads, distance in zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True)
+    )
+    # direct_planes moves nothing; beginning and storing a tile takes as long as 20 of its taps
+    row = OH * OW if whole_planes(x, w.shape[2] * w.shape[3], stride, padding) else OW
+    pixels = 1.1 * lanes_per(row, x.itemsize) + min(1, 20 / w[0].size) if stride[1] == 1 else math.inf
+    channels = channel_work(len(w), x.itemsize)
+    return not_lanes(len(x), w.shape, x.shape[2:], (OH, OW), groups, x.itemsize, lambda move: min(pixels, channels + move), (x, w))
 
 
 def not_lanes_backwards(gy: Any, w: Any, xs: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Its rivals are best at small kernels (with 3x3 lanes take 1.2 times as long), and fall far behind at larger ones."""
-    if w.shape[2] * w.shape[3] < 25:
-        return "needs a kernel of at least 25 taps, got {}x{}", *w.shape[2:]
-    return not_lanes(len(gy), w.shape, xs[2:], gy.shape[2:], groups, gy.itemsize, 36, (gy, w))
+    if w.shape[2] * w.shape[3] < 25 or w.shape[3] > 8 or stride != (1, 1):  # the sums of a wider kernel row would leave few registers for pixels
+        return "needs a kernel of at least 25 taps, at most 8 in a row, and stride 1, got {}x{} and {}x{}", *w.shape[2:], *stride
+    pixels = 1.1 * lanes_per(xs[3], gy.itemsize) * (xs[2] * xs[3]) / (gy.shape[2] * gy.shape[3])  # direct_planes_flipped
+    return not_lanes(len(gy), w.shape, xs[2:], gy.shape[2:], groups, gy.itemsize, lambda move: pixels if w.shape[1] >= 4 else 2 + move, (gy, w))
 
 
 def not_lanes_grad_weight(gy: Any, x: Any, ws: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    return not_lanes(len(gy), ws, x.shape[2:], gy.shape[2:], groups, gy.itemsize, 36, (gy, x))
+    O, C, KH, KW = ws
+    sums = O * C * KH * KW * _runtime.vector_bytes()
+    if sums > 1 << 20:
+        return "its partial gradient of {} bytes would not stay in L2", sums
+    taps, half = C * KH * KW, 4  # rows of the rival's tile are taps x channels, in halves of tiles
+    rival = channel_work(O, x.itemsize) * (-(-taps // half) * half / taps)
+    return not_lanes(len(gy), ws, x.shape[2:], gy.shape[2:], groups, gy.itemsize, lambda move: rival + move, (gy, x))
 
 
 MOST_DOT_ROWS = 4
@@ -410,12 +453,12 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d_grad_weight": [
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
-        Impl("direct_stencil", _stencil.conv2d_grad_weight, not_stencil_grad_weight),
-        Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
-        Impl("direct_lanes", _lanes.conv2d_grad_weight, not_lanes_grad_weight),
-        Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
              lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
+        Impl("direct_lanes", _lanes.conv2d_grad_weight, not_lanes_grad_weight),
+        Impl("direct_stencil", _stencil.conv2d_grad_weight, not_stencil_grad_weight),
+        Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
+        Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
         Impl("direct", _conv_grad_weight.conv2d_grad_weight),
     ],
     "conv2d_grad_bias": [Impl("direct", _conv_grad_weight.conv2d_grad_bias)],
