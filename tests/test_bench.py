@@ -498,6 +498,14 @@ def test_ratio_is_against_the_best_peer():
     assert compare.ratio(results, "cpu", "jax") is None and compare.ratio({"cpu": slow}, "cpu") is None
 
 
+def test_pytorch_has_a_column_of_its_own_beside_other_rivals():
+    results = {"cpu": {"minimum": 1.0}, "torch nchw": {"minimum": 3.0}, "torch channels_last": {"minimum": 2.5}, "onnxruntime": {"minimum": 2.0}}
+    settings = {"backend": "cpu", "peers": ["torch", "onnxruntime"]}
+    cells = dict(zip(compare.rival_columns(settings), compare.rival_cells(results, settings, report.milliseconds), strict=True))
+    assert (cells["best peer"], cells["ratio"], cells["x PyTorch"]) == ("onnxruntime", "2.00x", "2.50x")
+    assert "x PyTorch" not in compare.rival_columns({"backend": "cpu", "peers": ["torch"]})
+
+
 def test_spread_is_between_the_quartiles():
     timing_ = timing.Timing.of([4.0, 1.0, 2.0, 3.0, 5.0], 1)
     assert (timing_.minimum, timing_.lower, timing_.median, timing_.upper) == (1.0, 2.0, 3.0, 4.0)
