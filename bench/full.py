@@ -1,4 +1,5 @@
-"""`python -m bench full`: everything that bench/results holds, part by part, each a command of its own in a process of its own.
+"""`python -m bench full`: bench/results, part by part, each a command of its own in a process of its own; `bridge`, `coursework` and `recipes`,
+which are about other code and about runs, stand for themselves.
 
 A part whose file was measured by this state of the code, undisturbed, is not measured again: a run that was stopped goes on where it was.
 """

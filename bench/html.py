@@ -49,7 +49,7 @@ def html(data: dict) -> str:
 def collect(documents: Sequence[dict]) -> dict:
     """What page and pictures show, in plain lists: rows of all comparisons, machine limits, growth series, cliffs, headers."""
     return {
-        "headers": [{"file": d["file"], "kind": d["kind"], "header": d["header"]} for d in documents],
+        "headers": [{"file": d["file"], "kind": d["kind"], "header": d.get("header", {})} for d in documents],
         "rows": [row for d in documents for row in _rows(d)],
         "machines": [m | {"file": d["file"], "dtype": d["settings"]["dtype"]} for d in documents if d["kind"] == convs.KIND and (m := convs.machine(d))],
         "series": [
@@ -64,7 +64,7 @@ def collect(documents: Sequence[dict]) -> dict:
             if d["kind"] == growth.KIND
             for cliff in growth.cliffs(d)
         ],
-        "refused": [line for d in documents for line in d["refused"]],
+        "refused": [line for d in documents for line in d.get("refused", [])],
     }
 
 

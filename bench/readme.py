@@ -3,19 +3,30 @@
 import json
 from pathlib import Path
 
-from bench import changes, convs, data, growth, memory, ops, overhead, roofline, steps
+from bench import bridge, changes, convs, coursework, data, growth, memory, ops, overhead, roofline, runs, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
 FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a training step, and how near to the machine's limit
 RESULTS = Path(__file__).with_name("results")
-START, END = "<!-- table:start -->", "<!-- table:end -->"
+RECIPES = "recipes"  # the place of the front page where runs of the recipes stand; that of all other tables is TABLE
+TABLE = "table"
 
-RENDERERS = {module.KIND: module.render for module in (steps, memory, roofline, convs, ops, growth, overhead, data, changes)}
+RENDERERS = {
+    module.KIND: module.render
+    for module in (runs, steps, bridge, memory, roofline, convs, ops, growth, overhead, data, coursework, changes)
+}
 """How each kind of result is printed on the terminal; the order is the README's."""
+
+KINDS = tuple(kind for kind in RENDERERS if kind != runs.KIND)
+"""What bench/README.md shows."""
 
 BRIEF = {convs.KIND: convs.brief, growth.KIND: growth.brief}
 """Kinds that are printed shorter in the README."""
+
+
+COURSE_PAGES = Path(__file__).parents[1] / "fastcnn" / "compat" / "docs"
+_FOLDERS = {"lenet_scratch": "lenet"}  # pages whose folder in bench/courses has another name
 
 
 def render(document: dict) -> str:
@@ -37,15 +48,34 @@ def save(document: dict, path: Path) -> None:
     beside.replace(path)
 
 
-def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS)) -> int:
-    """Replace what stands between the two marks by the tables of all results of these kinds; returns their number."""
+def fill(readme: Path, results: Path, kinds: tuple[str, ...] = KINDS, place: str = TABLE) -> int:
+    """Replace what stands between the two marks of a place by the tables of all results of these kinds; returns their number."""
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     documents = [document for document in documents if document["kind"] in kinds]
     order = list(RENDERERS)
     documents.sort(key=lambda document: order.index(document["kind"]))
-    text = readme.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ValueError(f"{readme.name} must hold {START} and {END} once each, in this order")
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    readme.write_text(before + "\n\n".join([START, *(BRIEF.get(document["kind"], render)(document) for document in documents), END]) + after, encoding="utf-8")
+    replace(readme, [BRIEF.get(document["kind"], render)(document) for document in documents], place)
     return len(documents)
+
+
+def fill_courses(pages: Path, results: Path) -> int:
+    """The same for the page of every course, with its rows of the coursework result; returns how many pages have some."""
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    documents = [document for document in documents if document["kind"] == coursework.KIND]
+    filled = 0
+    for page in sorted(pages.glob("*.md")):
+        course = _FOLDERS.get(page.stem, page.stem)
+        tables = [coursework.render(document, course) for document in documents if any(row["course"] == course for row in document["rows"])]
+        replace(page, tables)
+        filled += bool(tables)
+    return filled
+
+
+def replace(readme: Path, tables: list[str], place: str = TABLE) -> None:
+    """Put the tables between the two marks of a place."""
+    start, end = f"<!-- {place}:start -->", f"<!-- {place}:end -->"
+    text = readme.read_text(encoding="utf-8")
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"{readme.name} must hold {start} and {end} once each, in this order")
+    before, after = text.partition(start)[0], text.partition(end)[2]
+    readme.write_text(before + "\n\n".join([start, *tables, end]) + after, encoding="utf-8")

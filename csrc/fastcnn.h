@@ -56,6 +56,8 @@ enum fc_eltwise_op {
                                int64_t index_col, T *out, int64_t *index, fc_index n, fc_index lane_stride, int64_t lane_index);           \
         void (*avg_pool_lanes)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, T scale, T *out, fc_index n,              \
                                fc_index lane_stride);                                                                                      \
+        void (*tied_pool_back)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, const T *grad, T *grad_input, int split,  \
+                               int accumulate, fc_index n, fc_index lane_stride);                                                          \
         void (*add_scaled)(const T *x, T scale, T *out, fc_index n);                                                                       \
         double (*sum)(const T *x, fc_index n);                                                                                             \
         double (*sum_square_deviation)(const T *x, T mean, fc_index n, double *deviation);                                                 \

@@ -28,6 +28,7 @@ from .backend import (
     use_backend,
 )
 from .explain import explain
+from .functional import col2im, im2col
 from .gradcheck import gradcheck
 from .random import manual_seed
 from .shapes import ShapeError
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Loaded when first asked for: they are not needed to compute, and importing the package stays cheap.
-_LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "train": "train", "Trainer": "train", "fit": "train"}
+_LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "torch": "torch", "train": "train", "Trainer": "train", "fit": "train"}
 
 __all__ = [
-    "ShapeError", "Trainer", "available", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "manual_seed", "metrics", "nn", "optim",
-    "plots", "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
+    "ShapeError", "Trainer", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col", "manual_seed",
+    "metrics", "nn", "optim", "plots",
+    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
 ]  # fmt: skip
 
 
@@ -58,4 +60,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY} - {"torch"})  # whoever looks at all names (help, completion) must not need PyTorch for it

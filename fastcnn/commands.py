@@ -1,4 +1,4 @@
-"""The commands that look at one network: fastcnn features | speed."""
+"""The commands that look at one network, fastcnn features | speed, and the one that runs somebody else's: fastcnn accelerate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fastcnn.console import backend_options, number, print_json, table, use_backend
+from fastcnn import backend
+from fastcnn.compat import COURSES
+from fastcnn.console import UsageError, backend_options, number, print_json, table, use_backend
 
 logger = logging.getLogger("fastcnn")
 
@@ -38,8 +40,22 @@ def add(commands: Any) -> None:
     )
     speed.set_defaults(run=_speed)
     speed.add_argument("network", metavar="RUN|NAME", help="run folder of `fastcnn train`, or a recipe")
-    speed.add_argument("--batch", type=number(int, 1), nargs="+", default=[1, 64], metavar="N", help="batch sizes (default: 1 64)")
+    speed.add_argument("--batch", type=number(int, 1), nargs="+", metavar="N", help="batch sizes (default: 1 64; of wide-256: 1 4)")
     speed.add_argument("--seconds", type=number(float, 0), default=2.0, help="how long to measure each, at least 5 passes (default: 2)")
+    accelerate = commands.add_parser(
+        "accelerate",
+        help="run a script of coursework with its layers computed by fastcnn",
+        description="Run SCRIPT as `python SCRIPT ARGS` does, with the functions of the course whose modules it imports (or which it defines itself) "
+        "computed by fastcnn. What is replaced is said on stderr.",
+        epilog="courses: " + ", ".join(COURSES),
+    )
+    accelerate.set_defaults(run=_accelerate)
+    accelerate.add_argument("--course", choices=COURSES, action="append", help="only this course (may be given more than once; default: all)")
+    accelerate.add_argument("--quiet", action="store_true", help="say nothing")
+    accelerate.add_argument("--threads", type=number(int, 1), help="threads (default: all CPUs this process may use)")
+    accelerate.add_argument("script", metavar="SCRIPT", help="Python file")
+    accelerate.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="its arguments")
+
     for command in (features, speed):
         backend_options(command)
         command.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -130,7 +146,7 @@ def _speed(arguments: argparse.Namespace) -> None:
         model = recipe.model(rng=0)
     rng = np.random.default_rng(0)
     speeds = []
-    for batch in arguments.batch:
+    for batch in arguments.batch or (1, min(64, recipe.inference_batch)):  # a batch of 64 large pictures would take gigabytes
         x = rng.standard_normal((batch, *recipe.input_shape), dtype=np.float32)
         speeds.append(inference_speed(model, x, seconds=arguments.seconds))
     if arguments.json:
@@ -144,3 +160,13 @@ def _speed(arguments: argparse.Namespace) -> None:
         rates = [f"{speed.images_per_second:,.0f}", f"({speed.images_per_second_best:,.0f})"]
         rows.append([str(speed.batch), str(speed.passes), f"{speed.ms_median:.3f}", f"({speed.ms_min:.3f})", *per_image, *rates])
     print(table(rows))
+
+
+def _accelerate(arguments: argparse.Namespace) -> None:
+    from fastcnn.compat import _script, course
+
+    if Path(arguments.script).is_dir():
+        raise UsageError(f"{arguments.script} is a folder: name the Python file in it that you would run")
+    if arguments.threads is not None:
+        backend.set_num_threads(arguments.threads)
+    _script.run(arguments.script, arguments.arguments, [course(name) for name in arguments.course or COURSES], logger.info)

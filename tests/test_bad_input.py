@@ -19,7 +19,7 @@ def reference():
 
 
 def test_every_op_is_covered():
-    assert set(OPS) == {name for name in F.__all__ if not name.endswith("_backward")}
+    assert set(OPS) | {"im2col", "col2im"} == {name for name in F.__all__ if not name.endswith("_backward")}  # those two: test_columns.py
 
 
 @BOTH

@@ -146,6 +146,8 @@ def pools(dtype):
                 x = array(shape, dtype, last)
                 y, indices = cpu.max_pool2d(x, kernel, stride, padding, dilation, size)
                 cpu.max_pool2d_backward(array(y.shape, dtype, last), indices, shape)
+                for ties in ("first", "all", "split"):
+                    cpu.max_pool2d_backward_ties(array(y.shape, dtype, last), x, kernel, stride, padding, dilation, ties, ties != "split")
                 if dilation == (1, 1):
                     cpu.avg_pool2d(x, kernel, stride, padding, size, False, None)
                     cpu.avg_pool2d_backward(array(y.shape, dtype, last), shape, kernel, stride, padding, False, None)

@@ -156,6 +156,24 @@ def test_max_pool2d_agrees(case, fmt, isa, dtype, rng):
     assert in_memory_format(output, in_format(x, fmt))
     g = integers(rng, output.shape, dtype)
     same_bits(cpu.max_pool2d_backward(in_format(g, fmt), indices, shape), reference.max_pool2d_backward(g, where, shape))
+    for ties in ("first", "all", "split"):
+        for accumulate in (True, False):
+            options = (kernel, stride, padding, dilation, ties, accumulate)
+            spread = cpu.max_pool2d_backward_ties(in_format(g, fmt), in_format(x, fmt), *options)
+            expected = reference.max_pool2d_backward_ties(g, x, *options)
+            np.testing.assert_allclose(spread, expected, rtol=0, atol=0 if ties != "split" else 64 * np.finfo(dtype).eps)
+            assert in_memory_format(spread, in_format(x, fmt))
+
+
+@pytest.mark.parametrize("columns", ["torch", "dlfs", "cs231n", "cs231n_6d"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_columns_agree(columns, fmt, isa, dtype, rng):
+    for shape, kernel, stride, padding, dilation, _ in POOLS:
+        x, options = integers(rng, shape, dtype), (kernel, dilation, padding, stride, columns)
+        cols = cpu.im2col(in_format(x, fmt), *options)
+        same_bits(cols, reference.im2col(x, *options))
+        same_bits(cpu.col2im(cols, shape, *options), reference.col2im(cols, shape, *options))
+    same_bits(cpu.channels_last(in_format(x, fmt)), x)
 
 
 @pytest.mark.parametrize("case", POOLS, ids=str)

@@ -43,6 +43,7 @@ _op("conv2d_grad_input", "grad_output weight input_shape stride padding dilation
 _op("conv2d_grad_weight", "grad_output input weight_shape stride padding dilation groups",
     "(N,O,OH,OW) x (N,C,H,W) -> (O,C/G,KH,KW)",
     "grad_weight[o,c,kh,kw] = sum over n,oh,ow of grad_output[n,o,oh,ow] * input[n, g(o)*C/G + c, oh*SH + kh*DH - PT, ow*SW + kw*DW - PL]")
+_op("channels_last", "input", "(N,C,H,W) -> (N,C,H,W)", "the same numbers in memory as (N,H,W,C)")
 _op("conv2d_grad_bias", "grad_output", "(N,O,OH,OW) -> (O,)", "sum over n,oh,ow")
 
 _op("linear", "input weight bias", "(M,I) x (O,I) [+ (O,)] -> (M,O)", "input @ weight.T + bias")
@@ -55,10 +56,19 @@ _op("unfold", "input kernel_size dilation padding stride",
     "(N,C,H,W) -> (N, C*KH*KW, OH*OW)", "column oh*OW + ow holds the window of output pixel (oh, ow), rows ordered c, kh, kw")
 _op("fold", "input output_size kernel_size dilation padding stride",
     "(N, C*KH*KW, OH*OW) -> (N,C,H,W), (H,W) = output_size", "the transpose of unfold: overlapping values are added")
+_op("im2col", "input kernel_size dilation padding stride columns",
+    "(N,C,H,W) -> 'torch': (N, C*KH*KW, OH*OW), 'dlfs': (N*OH*OW, C*KH*KW), 'cs231n': (C*KH*KW, OH*OW*N), 'cs231n_6d': (C,KH,KW,N,OH,OW)",
+    "unfold, its elements (n, c, kh, kw, oh, ow) ordered as said")
+_op("col2im", "input input_shape kernel_size dilation padding stride columns",
+    "columns as of im2col -> (N,C,H,W) = input_shape", "the transpose of im2col: overlapping values are added")
 _op("max_pool2d", "input kernel_size stride padding dilation output_size",
     "(N,C,H,W) -> (N,C,OH,OW), indices int64 (N,C,OH,OW)", "window maximum; indices h*W + w of the first maximum, of the last NaN if there is one")
 _op("max_pool2d_backward", "grad_output indices input_shape",
     "(N,C,OH,OW), (N,C,OH,OW) -> (N,C,H,W)", "grad_input[n,c].flat[indices] += grad_output; serves adaptive_max_pool2d too")
+_op("max_pool2d_backward_ties", "grad_output input kernel_size stride padding dilation ties accumulate",
+    "(N,C,OH,OW), (N,C,H,W) -> (N,C,H,W)",
+    "every pixel that equals its window's maximum gets grad_output ('all') or grad_output / how many there are ('split'), the first of them all of it "
+    "('first'); where there is a NaN, the last NaN ('first') or nobody. Overlapping windows add, or without accumulate the last one (oh, ow) stays")
 _op("avg_pool2d", "input kernel_size stride padding output_size count_include_pad divisor_override",
     "(N,C,H,W) -> (N,C,OH,OW)",
     "window sum / divisor; divisor = divisor_override, or the window's pixels within the padded (count_include_pad) or unpadded input")

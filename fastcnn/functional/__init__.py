@@ -1,8 +1,9 @@
 """torch.nn.functional's names, argument order, defaults and semantics, on NumPy arrays, each with an explicit `<name>_backward`.
 
 Arrays are float32 or float64 and computed in that dtype; nothing is cast. Any strides, byte order or read-only array is read correctly; the result is
-C-contiguous, or channels-last if the input is. Inputs are never modified (batch_norm's running statistics excepted, as in torch). Errors are
-ValueError (ShapeError is one) and TypeError, and name the op, the argument and both numbers. This is the only place that validates.
+C-contiguous, or channels-last if the input is; convolutions and pools take arrays of shape (N, H, W, C) with layout="NHWC". Inputs are never modified
+(batch_norm's running statistics excepted, as in torch). Errors are ValueError (ShapeError is one) and TypeError, and name the op, the argument and both
+numbers. This is the only place that validates.
 """
 
 from .activation import (
@@ -32,6 +33,10 @@ from .activation import (
     softplus_backward,
     tanh,
     tanh_backward,
+)
+from .columns import (
+    col2im,
+    im2col,
 )
 from .conv import (
     conv1d,
@@ -99,6 +104,7 @@ __all__ = [
     "binary_cross_entropy_backward",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward",
+    "col2im",
     "conv1d",
     "conv1d_backward",
     "conv2d",
@@ -117,6 +123,7 @@ __all__ = [
     "gelu_backward",
     "group_norm",
     "group_norm_backward",
+    "im2col",
     "interpolate",
     "interpolate_backward",
     "layer_norm",

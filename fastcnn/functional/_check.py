@@ -189,8 +189,10 @@ def choice(value: Any, op: str, name: str, choices: tuple[str, ...]) -> str:
     raise error(f"{op}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def mask3(value: Any, op: str) -> tuple[bool, bool, bool]:
-    """output_mask: which of grad_input, grad_weight, grad_bias are wanted."""
+def mask3(value: Any, op: str, need_dx: Any = True) -> tuple[bool, bool, bool]:
+    """output_mask: which of grad_input, grad_weight, grad_bias are wanted; need_dx=False takes the first away."""
+    if need_dx is not True and not flag(need_dx, op, "need_dx"):
+        return False, *mask3(value, op)[1:]
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{op}: output_mask must be a tuple of 3 bools, got {type(value).__name__} {value!r}")
     if len(value) != 3:

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..backend import current, use_algorithm
 from ..shapes import ShapeError, check_bytes, conv2d_output_size, conv_transpose2d_output_size, resolve_padding
-from ._check import array, batched, formatted, images, integer, like, mask3, pair, shape_text, shaped, single
+from ._check import array, batched, formatted, images, integer, like, mask3, pair, shape_text, shaped, single, wrong_shape
+from ._layout import in_nhwc
 
 Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
@@ -48,6 +49,28 @@ def _checked(op: str, input: np.ndarray, weight: np.ndarray, stride: Any, paddin
     return (N, O, OH, OW), stride, padding, dilation, groups
 
 
+def _bias(value: Any, input: np.ndarray, filters: int, op: str, what: str) -> np.ndarray:
+    """A bias as (filters,), given so or in one of the shapes that broadcast in hand-written code."""
+    value = like(value, input, op, "bias")
+    if value.shape == (filters,):
+        return value
+    if value.shape not in _bias_shapes(filters):
+        wrong_shape(value.shape, (filters,), op, "bias", what)
+    return value.reshape(filters)
+
+
+def _bias_shapes(O: int) -> tuple[tuple[int, ...], ...]:
+    return (O,), (O, 1), (O, 1, 1), (1, O, 1), (1, O, 1, 1), (1, 1, 1, O)
+
+
+def _like_bias(grad_bias: np.ndarray, bias: Any, op: str, what: str) -> np.ndarray:
+    """grad_bias in the shape of the bias, where the caller gave one."""
+    shape = np.shape(bias)
+    if shape not in _bias_shapes(len(grad_bias)):
+        wrong_shape(shape, grad_bias.shape, op, "bias", what)
+    return grad_bias.reshape(shape)
+
+
 def conv2d(
     input: np.ndarray,
     weight: np.ndarray,
@@ -58,6 +81,7 @@ def conv2d(
     groups: int = 1,
     *,
     algorithm: str | None = None,
+    layout: str = "NCHW",
 ) -> np.ndarray:
     """2-D cross-correlation, (N,C,H,W) or (C,H,W) x (O,C/groups,KH,KW) [+ (O,)] -> (N,O,OH,OW) or (O,OH,OW).
 
@@ -65,14 +89,19 @@ def conv2d(
 
     padding    zeros around the image: an int, a pair, 'valid' (none) or 'same' (stride 1; the odd pixel at the bottom and right)
     dilation   distance between taps in input pixels, 1 = dense
+    bias       (O,), or (O,1), (O,1,1), (1,O,1,1), (1,1,1,O)
     algorithm  "direct", "winograd" or "auto" for this call; None leaves it to use_algorithm
+    layout     "NHWC": (N,H,W,C) or (H,W,C) x (KH,KW,C/groups,O) -> (N,OH,OW,O) or (OH,OW,O), all in C order
     Raises     ShapeError if shapes do not fit, TypeError if dtypes differ (nothing is cast)
     """
+    if layout != "NCHW":
+        options = {"bias": bias, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm}
+        return in_nhwc(conv2d, "conv2d", layout, {"input": input}, weight, **options)
     input, unbatched = images(input, "conv2d", "input")
     weight = like(weight, input, "conv2d", "weight")
     shape, stride, padding, dilation, groups = _checked("conv2d", input, weight, stride, padding, dilation, groups)
     if bias is not None:
-        bias = shaped(bias, input, (shape[1],), "conv2d", "bias", f"weight has {shape[1]} filters")
+        bias = _bias(bias, input, shape[1], "conv2d", f"weight has {shape[1]} filters")
     if algorithm is None:
         output = current().conv2d(input, weight, bias, stride, padding, dilation, groups)
     else:
@@ -93,20 +122,30 @@ def conv2d_backward(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
     output_mask: tuple[bool, bool, bool] = (True, True, True),
+    need_dx: bool = True,
     algorithm: str | None = None,
+    layout: str = "NCHW",
 ) -> Gradients:
-    """(grad_input, grad_weight, grad_bias) of conv2d; those masked out are None and cost nothing. bias is accepted but not needed."""
-    if algorithm is not None:
-        with use_algorithm(algorithm):
-            return conv2d_backward(
-                grad_output, input, weight, stride=stride, padding=padding, dilation=dilation, groups=groups, output_mask=output_mask
-            )
+    """(grad_input, grad_weight, grad_bias) of conv2d; those masked out are None and cost nothing.
+
+    bias       not needed; where it is given, grad_bias has its shape
+    need_dx    False: no grad_input, as output_mask[0]: nobody needs that of the first layer
+    layout     as in conv2d; grad_output and grad_input are then NHWC and grad_weight (KH,KW,C/groups,O)
+    """
     op = "conv2d_backward"
+    if layout != "NCHW":
+        options = {"bias": bias, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        options |= {"output_mask": output_mask, "need_dx": need_dx, "algorithm": algorithm}
+        return in_nhwc(conv2d_backward, op, layout, {"grad_output": grad_output, "input": input}, weight, **options)
+    if algorithm is not None:
+        options = {"bias": bias, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        with use_algorithm(algorithm):
+            return conv2d_backward(grad_output, input, weight, output_mask=output_mask, need_dx=need_dx, **options)
     input, unbatched = images(input, op, "input")
     weight = like(weight, input, op, "weight")
     shape, stride, padding, dilation, groups = _checked(op, input, weight, stride, padding, dilation, groups)
     grad_output = batched(grad_output, unbatched, input, shape, op, "grad_output", "it must be like the output of conv2d")
-    want_input, want_weight, want_bias = mask3(output_mask, op)
+    want_input, want_weight, want_bias = mask3(output_mask, op, need_dx)
     backend = current()
     grad_input = grad_weight = grad_bias = None
     if want_input:
@@ -118,6 +157,8 @@ def conv2d_backward(
         grad_weight = formatted(grad_weight, weight)
     if want_bias:
         grad_bias = backend.conv2d_grad_bias(grad_output)
+        if bias is not None:
+            grad_bias = _like_bias(grad_bias, bias, op, f"weight has {shape[1]} filters")
     return grad_input, grad_weight, grad_bias
 
 
@@ -156,7 +197,7 @@ def conv1d(
         "conv1d", input, weight, *_row_options("conv1d", stride, padding, dilation), groups
     )
     if bias is not None:
-        bias = shaped(bias, input, (shape[1],), "conv1d", "bias", f"weight has {shape[1]} filters")
+        bias = _bias(bias, input, shape[1], "conv1d", f"weight has {shape[1]} filters")
     output = current().conv2d(input, weight, bias, stride, padding, dilation, groups)[:, :, 0]
     output = output[0] if unbatched else output
     return output.copy(order="C") if not output.flags.c_contiguous else output
@@ -173,10 +214,11 @@ def conv1d_backward(
     dilation: int | tuple[int] = 1,
     groups: int = 1,
     output_mask: tuple[bool, bool, bool] = (True, True, True),
+    need_dx: bool = True,
 ) -> Gradients:
-    """(grad_input, grad_weight, grad_bias) of conv1d; those masked out are None."""
+    """(grad_input, grad_weight, grad_bias) of conv1d; those masked out are None, grad_input also with need_dx=False."""
     op = "conv1d_backward"
-    output_mask = mask3(output_mask, op)
+    output_mask = mask3(output_mask, op, need_dx)
     rows, weight, unbatched = _as_rows(op, input, weight)
     stride, padding, dilation = _row_options(op, stride, padding, dilation)
     N, O, _, OL = _checked(op, rows, weight, stride, padding, dilation, groups)[0]
@@ -186,6 +228,7 @@ def conv1d_backward(
         grad_output.reshape(N, O, 1, OL),
         rows,
         weight,
+        bias=bias,
         stride=stride,
         padding=padding,
         dilation=dilation,
@@ -248,7 +291,7 @@ def conv_transpose2d(
         op, input, weight, stride, padding, output_padding, groups, dilation
     )
     if bias is not None:
-        bias = shaped(bias, input, (shape[1],), op, "bias", f"weight has {shape[1] // groups} filters in each of {groups} groups")
+        bias = _bias(bias, input, shape[1], op, f"weight has {shape[1] // groups} filters in each of {groups} groups")
     output = current().conv2d_grad_input(input, weight, reached, stride, padding, dilation, groups)
     if crop is not None:
         output = current().pad(output, crop, "constant", 0.0)
@@ -270,8 +313,9 @@ def conv_transpose2d_backward(
     groups: int = 1,
     dilation: int | tuple[int, int] = 1,
     output_mask: tuple[bool, bool, bool] = (True, True, True),
+    need_dx: bool = True,
 ) -> Gradients:
-    """(grad_input, grad_weight, grad_bias) of conv_transpose2d; those masked out are None."""
+    """(grad_input, grad_weight, grad_bias) of conv_transpose2d; those masked out are None, grad_input also with need_dx=False."""
     op = "conv_transpose2d_backward"
     input, unbatched = images(input, op, "input")
     weight = like(weight, input, op, "weight")
@@ -279,7 +323,7 @@ def conv_transpose2d_backward(
         op, input, weight, stride, padding, output_padding, groups, dilation
     )
     grad_output = batched(grad_output, unbatched, input, shape, op, "grad_output", "it must be like the output of conv_transpose2d")
-    want_input, want_weight, want_bias = mask3(output_mask, op)
+    want_input, want_weight, want_bias = mask3(output_mask, op, need_dx)
     backend = current()
     grad_input = grad_weight = grad_bias = None
     reaching = grad_output if crop is None else backend.pad_backward(grad_output, reached, crop, "constant")
@@ -291,4 +335,6 @@ def conv_transpose2d_backward(
         grad_weight = formatted(grad_weight, weight)
     if want_bias:
         grad_bias = backend.conv2d_grad_bias(grad_output)
+        if bias is not None:
+            grad_bias = _like_bias(grad_bias, bias, op, f"weight has {shape[1] // groups} filters in each of {groups} groups")
     return grad_input, grad_weight, grad_bias

@@ -45,13 +45,14 @@ def linear_backward(
     bias: np.ndarray | None = None,
     *,
     output_mask: tuple[bool, bool, bool] = (True, True, True),
+    need_dx: bool = True,
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """(grad_input, grad_weight, grad_bias) of linear; those masked out are None. bias is accepted but not needed."""
+    """(grad_input, grad_weight, grad_bias) of linear; those masked out are None, grad_input also with need_dx=False. bias is accepted but not needed."""
     op = "linear_backward"
     matrix, weight = _matrix(op, input, weight)
     expected = (*input.shape[:-1], weight.shape[0])
     grad_output = shaped(grad_output, matrix, expected, op, "grad_output", "it must be like the output of linear")
-    want_input, want_weight, want_bias = mask3(output_mask, op)
+    want_input, want_weight, want_bias = mask3(output_mask, op, need_dx)
     if grad_output.ndim != 2:
         grad_output = grad_output.reshape(len(matrix), weight.shape[0])
     backend = current()

@@ -9,6 +9,7 @@ import numpy as np
 from ..backend import current
 from ..shapes import ShapeError, by, check_bytes, conv2d_output_size, pool2d_output_size
 from ._check import array, batched, choice, flag, formatted, images, integer, pair, shape_text
+from ._layout import in_nhwc
 
 PairLike = int | tuple[int, int]
 _MATCH = "it must be like the output of {}"
@@ -39,11 +40,16 @@ def max_pool2d(
     dilation: PairLike = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    layout: str = "NCHW",
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Window maxima, (N,C,H,W) or (C,H,W) -> (N,C,OH,OW) or (C,OH,OW); with return_indices also their int64 positions h*W + w.
 
-    stride defaults to kernel_size. The first maximum wins a tie; NaN propagates; padding never wins.
+    stride defaults to kernel_size. The first maximum wins a tie; NaN propagates; padding never wins. layout "NHWC": channels last, in and out.
     """
+    if layout != "NCHW":
+        options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        return in_nhwc(max_pool2d, "max_pool2d", layout, {"input": input}, return_indices=return_indices, **options)
     input, unbatched = images(input, "max_pool2d", "input")
     options = _window("max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode)
     output, indices = current().max_pool2d(input, *options)
@@ -78,44 +84,33 @@ def max_pool2d_backward(
     *,
     indices: np.ndarray | None = None,
     ties: str = "first",
+    accumulate: bool = True,
+    layout: str = "NCHW",
 ) -> np.ndarray:
-    """grad_input of max_pool2d. indices: those of the forward pass (recomputed if None); return_indices is accepted and not needed.
+    """grad_input of max_pool2d. return_indices is accepted and not needed.
 
-    ties   "first": the whole gradient to the first maximum of a window, as PyTorch; "all": the whole gradient to every tied maximum;
-           "split": the gradient in equal parts to the tied maxima
+    indices     those of the forward pass (found again if None); not looked at with other `ties` than "first", or with accumulate=False
+    ties        "first": the whole gradient to the first maximum of a window, as PyTorch; "all": the whole gradient to every tied maximum;
+                "split": the gradient in equal parts to the tied maxima. A window with a NaN gives it to the last NaN ("first") or to nobody
+    accumulate  where windows overlap: True adds their gradients, the derivative; False leaves that of the last window, in reading order
     """
     op = "max_pool2d_backward"
+    if layout != "NCHW":
+        options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        arrays = {"grad_output": grad_output, "input": input, "indices": indices}
+        return in_nhwc(max_pool2d_backward, op, layout, arrays, ties=ties, accumulate=accumulate, **options)
     input, unbatched = images(input, op, "input")
     kernel, stride, padding, dilation, output_size = _window(op, input, kernel_size, stride, padding, dilation, ceil_mode)
     shape = (*input.shape[:2], *output_size)
     grad_output = batched(grad_output, unbatched, input, shape, op, "grad_output", _MATCH.format("max_pool2d"))
-    if choice(ties, op, "ties", ("first", "all", "split")) != "first":
-        return _unbatch(_tied(grad_output, input, kernel, stride, padding, dilation, ties == "split"), input, unbatched)
+    if choice(ties, op, "ties", ("first", "all", "split")) != "first" or not flag(accumulate, op, "accumulate"):
+        spread = current().max_pool2d_backward_ties(grad_output, input, kernel, stride, padding, dilation, ties, flag(accumulate, op, "accumulate"))
+        return _unbatch(spread, input, unbatched)
     if indices is None:
         _, indices = current().max_pool2d(input, kernel, stride, padding, dilation, output_size)
     else:
         indices = _checked_indices(op, indices, unbatched, shape, input.shape[2:])
     return _unbatch(current().max_pool2d_backward(grad_output, indices, input.shape), input, unbatched)
-
-
-def _tied(grad_output: np.ndarray, input: np.ndarray, kernel: Any, stride: Any, padding: Any, dilation: Any, split: bool) -> np.ndarray:
-    """Every window as a column, compared with its maximum, and folded back. Padded with -inf up to the end of the last window."""
-    (N, C, H, W), (PH, PW), backend = input.shape, padding, current()
-    taps, windows = kernel[0] * kernel[1], grad_output.shape[2] * grad_output.shape[3]
-    spans = [stride[i] * (grad_output.shape[2 + i] - 1) + dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
-    edges = ((0, 0), (0, 0), (PH, max(0, spans[0] - H - PH)), (PW, max(0, spans[1] - W - PW)))
-    padded = backend.pad(input, edges, "constant", -np.inf)[:, :, : spans[0], : spans[1]]
-    columns = backend.unfold(padded, kernel, dilation, (0, 0), stride).reshape(N, C, taps, windows)
-    peak = columns == columns.max(axis=2, keepdims=True)
-    share = grad_output.reshape(N, C, 1, windows)
-    if split:
-        share = share / np.maximum(peak.sum(axis=2, keepdims=True), 1).astype(input.dtype)
-    spread = (share * peak).reshape(N, C * taps, windows)
-    folded = backend.fold(spread, tuple(spans), kernel, dilation, (0, 0), stride)
-    grad_input = np.zeros(input.shape, input.dtype)
-    inside = folded[:, :, PH : PH + H, PW : PW + W]
-    grad_input[:, :, : inside.shape[2], : inside.shape[3]] = inside
-    return grad_input
 
 
 def _divisor(op: str, divisor_override: Any) -> int | None:
@@ -135,12 +130,19 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    *,
+    layout: str = "NCHW",
 ) -> np.ndarray:
     """Window means, (N,C,H,W) or (C,H,W) -> (N,C,OH,OW) or (C,OH,OW).
 
     The divisor is divisor_override, or the window's pixels within the padded (count_include_pad) or the unpadded input.
+    layout "NHWC": channels last, in and out.
     """
     op = "avg_pool2d"
+    if layout != "NCHW":
+        options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+        counts = {"count_include_pad": count_include_pad, "divisor_override": divisor_override}
+        return in_nhwc(avg_pool2d, op, layout, {"input": input}, **options, **counts)
     input, unbatched = images(input, op, "input")
     kernel, stride, padding, _, output_size = _window(op, input, kernel_size, stride, padding, 1, ceil_mode)
     include = flag(count_include_pad, op, "count_include_pad")
@@ -157,9 +159,15 @@ def avg_pool2d_backward(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    *,
+    layout: str = "NCHW",
 ) -> np.ndarray:
     """grad_input of avg_pool2d."""
     op = "avg_pool2d_backward"
+    if layout != "NCHW":
+        options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+        counts = {"count_include_pad": count_include_pad, "divisor_override": divisor_override}
+        return in_nhwc(avg_pool2d_backward, op, layout, {"grad_output": grad_output, "input": input}, **options, **counts)
     input, unbatched = images(input, op, "input")
     kernel, stride, padding, _, output_size = _window(op, input, kernel_size, stride, padding, 1, ceil_mode)
     shape = (*input.shape[:2], *output_size)
@@ -178,18 +186,22 @@ def _adaptive_size(op: str, input: np.ndarray, output_size: Any) -> tuple[int, i
     return output_size
 
 
-def adaptive_avg_pool2d(input: np.ndarray, output_size: int | tuple[int | None, int | None]) -> np.ndarray:
-    """Means over windows that cover the input evenly, (N,C,H,W) or (C,H,W) -> (N,C,OH,OW) or (C,OH,OW)."""
+def adaptive_avg_pool2d(input: np.ndarray, output_size: int | tuple[int | None, int | None], *, layout: str = "NCHW") -> np.ndarray:
+    """Means over windows that cover the input evenly, (N,C,H,W) or (C,H,W) -> (N,C,OH,OW) or (C,OH,OW). layout "NHWC": channels last, in and out."""
+    if layout != "NCHW":
+        return in_nhwc(adaptive_avg_pool2d, "adaptive_avg_pool2d", layout, {"input": input}, output_size=output_size)
     input, unbatched = images(input, "adaptive_avg_pool2d", "input")
     size = _adaptive_size("adaptive_avg_pool2d", input, output_size)
     return _unbatch(current().adaptive_avg_pool2d(input, size), input, unbatched)
 
 
 def adaptive_avg_pool2d_backward(
-    grad_output: np.ndarray, input: np.ndarray, output_size: int | tuple[int | None, int | None]
+    grad_output: np.ndarray, input: np.ndarray, output_size: int | tuple[int | None, int | None], *, layout: str = "NCHW"
 ) -> np.ndarray:
     """grad_input of adaptive_avg_pool2d."""
     op = "adaptive_avg_pool2d_backward"
+    if layout != "NCHW":
+        return in_nhwc(adaptive_avg_pool2d_backward, op, layout, {"grad_output": grad_output, "input": input}, output_size=output_size)
     input, unbatched = images(input, op, "input")
     shape = (*input.shape[:2], *_adaptive_size(op, input, output_size))
     grad_output = batched(grad_output, unbatched, input, shape, op, "grad_output", _MATCH.format("adaptive_avg_pool2d"))
@@ -197,10 +209,12 @@ def adaptive_avg_pool2d_backward(
 
 
 def adaptive_max_pool2d(
-    input: np.ndarray, output_size: int | tuple[int | None, int | None], return_indices: bool = False
+    input: np.ndarray, output_size: int | tuple[int | None, int | None], return_indices: bool = False, *, layout: str = "NCHW"
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Maxima over windows that cover the input evenly; with return_indices also their int64 positions h*W + w."""
+    """Maxima over windows that cover the input evenly; with return_indices also their int64 positions h*W + w. layout "NHWC": channels last, in and out."""
     op = "adaptive_max_pool2d"
+    if layout != "NCHW":
+        return in_nhwc(adaptive_max_pool2d, op, layout, {"input": input}, output_size=output_size, return_indices=return_indices)
     input, unbatched = images(input, op, "input")
     output, indices = current().adaptive_max_pool2d(input, _adaptive_size(op, input, output_size))
     if not flag(return_indices, op, "return_indices"):
@@ -215,9 +229,13 @@ def adaptive_max_pool2d_backward(
     return_indices: bool = False,
     *,
     indices: np.ndarray | None = None,
+    layout: str = "NCHW",
 ) -> np.ndarray:
     """grad_input of adaptive_max_pool2d. indices: those of the forward pass (recomputed if None)."""
     op = "adaptive_max_pool2d_backward"
+    if layout != "NCHW":
+        arrays = {"grad_output": grad_output, "input": input, "indices": indices}
+        return in_nhwc(adaptive_max_pool2d_backward, op, layout, arrays, output_size=output_size)
     input, unbatched = images(input, op, "input")
     size = _adaptive_size(op, input, output_size)
     shape = (*input.shape[:2], *size)

@@ -5,7 +5,7 @@ import numpy as np
 cimport numpy as cnp
 from cython.parallel cimport prange
 
-from fastcnn.backends.cpu._arrays cimport is_channels_last
+from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport ceil_div, imin, index, real
 from fastcnn.backends.cpu._runtime cimport active_isa, fc_use_pool, pool, thread_count
@@ -46,3 +46,11 @@ def convert(cnp.ndarray source, cnp.ndarray out):
         swap(active_isa(), to_last, <const float*>cnp.PyArray_DATA(source), <float*>cnp.PyArray_DATA(out), N, C, pixels, threads)
     else:
         swap(active_isa(), to_last, <const double*>cnp.PyArray_DATA(source), <double*>cnp.PyArray_DATA(out), N, C, pixels, threads)
+
+
+def channels_last(cnp.ndarray input):
+    """A copy in channels-last memory."""
+    cdef cnp.ndarray source = cnp.PyArray_GETCONTIGUOUS(input)
+    cdef cnp.ndarray out = empty4(source.shape[0], source.shape[1], source.shape[2], source.shape[3], cnp.PyArray_TYPE(source), True)
+    convert(source, out)
+    return out

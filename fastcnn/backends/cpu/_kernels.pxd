@@ -26,6 +26,7 @@ cdef extern from "fastcnn.h" nogil:
         void (*multiply_add)(const float* x, const float* w, float* out, Py_ssize_t n) noexcept nogil
         void (*max_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, float* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
         void (*avg_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, float scale, float* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
+        void (*tied_pool_back)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, const float* grad, float* grad_input, int split, int accumulate, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
         void (*add_scaled)(const float* x, float scale, float* out, Py_ssize_t n) noexcept nogil
         double (*sum)(const float* x, Py_ssize_t n) noexcept nogil
         double (*sum_square_deviation)(const float* x, float mean, Py_ssize_t n, double* deviation) noexcept nogil
@@ -78,6 +79,7 @@ cdef extern from "fastcnn.h" nogil:
         void (*multiply_add)(const double* x, const double* w, double* out, Py_ssize_t n) noexcept nogil
         void (*max_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, double* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
         void (*avg_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, double scale, double* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
+        void (*tied_pool_back)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, const double* grad, double* grad_input, int split, int accumulate, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
         void (*add_scaled)(const double* x, double scale, double* out, Py_ssize_t n) noexcept nogil
         double (*sum)(const double* x, Py_ssize_t n) noexcept nogil
         double (*sum_square_deviation)(const double* x, double mean, Py_ssize_t n, double* deviation) noexcept nogil

@@ -289,6 +289,77 @@ def max_pool2d_backward(cnp.ndarray grad_output, cnp.ndarray indices, input_shap
     return grad_input
 
 
+cdef inline void first_window(const real* x, real* gx, index row, index col, index KH, index KW, real g, bint accumulate) noexcept nogil:
+    """g to the first maximum, or the last NaN."""
+    cdef index i, j, where = 0
+    cdef real best = x[0], value
+    for i in range(KH):
+        for j in range(KW):
+            value = x[i * row + j * col]
+            if value > best or value != value:
+                best = value
+                where = i * row + j * col
+    gx[where] = gx[where] + g if accumulate else g
+
+
+cdef void ties_back(const fc_isa* kernels, Pool* p, index plane, const real* x, const real* g, real* gx, bint first, bint split, bint accumulate) noexcept nogil:
+    """One image (channels-last) or plane of grad_input. Rows of windows come one after the other, so that of overlapping ones the last writes last."""
+    cdef index oh, ow, c, i, n, lane, lanes = p.C if p.last else 1, W = p.w.size, size = p.h.size * W * lanes, row = p.h.dilation * W * lanes, col = p.w.dilation * lanes, at
+    x += plane * size
+    gx += plane * size
+    g += plane * p.h.outputs * p.w.outputs * lanes
+    memset(gx, 0, size * sizeof(real))
+    for oh in range(p.h.outputs):
+        if first:
+            for ow in range(p.w.outputs):
+                at = (p.h.start[oh] * W + p.w.start[ow]) * lanes
+                for c in range(lanes):
+                    first_window(x + at + c, gx + at + c, row, col, p.h.count[oh], p.w.count[ow], g[ow * lanes + c], accumulate)
+        else:
+            i = 0
+            while i < (p.w.outputs if p.last else p.w.runs):  # lanes: the channels of a window, or windows of a run
+                ow = i if p.last else p.w.first[i]
+                n = lanes if p.last else p.w.first[i + 1] - ow
+                lane = 1 if p.last else p.w.stride[i]
+                at = (p.h.start[oh] * W + p.w.start[ow]) * lanes
+                if real is float:
+                    kernels.f32.tied_pool_back(x + at, row, col, p.h.count[oh], p.w.count[ow], g + ow * lanes, gx + at, split, accumulate, n, lane)
+                else:
+                    kernels.f64.tied_pool_back(x + at, row, col, p.h.count[oh], p.w.count[ow], g + ow * lanes, gx + at, split, accumulate, n, lane)
+                i += 1
+        g += p.w.outputs * lanes
+
+
+def max_pool2d_backward_ties(cnp.ndarray grad_output, cnp.ndarray input, kernel_size, stride, padding, dilation, str ties, bint accumulate):
+    """Gradients to all tied maxima of a window ("all"), in equal parts ("split"), or to the first; without accumulate the last window decides about a pixel."""
+    cdef cnp.ndarray x = dense(input), g = grad_output
+    cdef bint last = is_channels_last(x), first = ties == "first", split = ties == "split"
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(g) and not last) and not (last and is_channels_last(g)):
+        g = empty4(g.shape[0], g.shape[1], g.shape[2], g.shape[3], cnp.PyArray_TYPE(g), last)
+        np.copyto(g, grad_output)
+    cdef index KH, KW, SH, SW, PH, PW, DH, DW, OH = g.shape[2], OW = g.shape[3], plane
+    (KH, KW), (SH, SW), (PH, PW), (DH, DW) = kernel_size, stride, padding, dilation
+    cdef Arena arena = acquire(axis_bytes(OH) + axis_bytes(OW))
+    cdef Pool p = new_pool(x.shape[0], x.shape[1], x.shape[2], x.shape[3], OH, OW, last, arena.base)
+    regular_axis(&p.h, KH, SH, PH, DH, False)
+    regular_axis(&p.w, KW, SW, PW, DW, False)
+    cdef cnp.ndarray grad_input = empty4(p.N, p.C, p.h.size, p.w.size, cnp.PyArray_TYPE(x), last)
+    cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT
+    cdef index planes = p.N if last else p.N * p.C
+    cdef int threads = thread_count(32.0 * x.size, planes)
+    cdef const fc_isa* kernels = active_isa()
+    cdef void* xp = cnp.PyArray_DATA(x)
+    cdef void* gp = cnp.PyArray_DATA(g)
+    cdef void* out = cnp.PyArray_DATA(grad_input)
+    for plane in prange(planes, nogil=True, num_threads=threads, schedule="static"):
+        if single:
+            ties_back(kernels, &p, plane, <const float*>xp, <const float*>gp, <float*>out, first, split, accumulate)
+        else:
+            ties_back(kernels, &p, plane, <const double*>xp, <const double*>gp, <double*>out, first, split, accumulate)
+    release(arena)
+    return grad_input
+
+
 cdef object average_forward(cnp.ndarray input, index OH, index OW, Pool* p, Arena arena):
     cdef const fc_isa* kernels = active_isa()
     cdef cnp.ndarray output = empty4(p.N, p.C, OH, OW, cnp.PyArray_TYPE(input), p.last)

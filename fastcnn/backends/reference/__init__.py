@@ -31,7 +31,7 @@ from .activation import (
     tanh,
     tanh_backward,
 )
-from .conv import conv2d, conv2d_grad_bias, conv2d_grad_input, conv2d_grad_weight
+from .conv import channels_last, conv2d, conv2d_grad_bias, conv2d_grad_input, conv2d_grad_weight
 from .linear import linear, linear_grad_bias, linear_grad_input, linear_grad_weight
 from .loss import (
     binary_cross_entropy,
@@ -53,9 +53,12 @@ from .pool import (
     adaptive_max_pool2d,
     avg_pool2d,
     avg_pool2d_backward,
+    col2im,
     fold,
+    im2col,
     max_pool2d,
     max_pool2d_backward,
+    max_pool2d_backward_ties,
     unfold,
 )
 from .resample import interpolate, interpolate_backward, pad, pad_backward

@@ -95,3 +95,8 @@ def conv2d_grad_weight(grad_output, input, weight_shape, stride, padding, dilati
 def conv2d_grad_bias(grad_output):
     """(N,O,OH,OW) -> (O,): each output pixel holds the bias once."""
     return grad_output.sum(axis=(0, 2, 3))
+
+
+def channels_last(input):
+    """The same numbers, in memory as (N,H,W,C)."""
+    return input.transpose(0, 2, 3, 1).copy(order="C").transpose(0, 3, 1, 2)

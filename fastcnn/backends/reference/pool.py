@@ -32,24 +32,61 @@ def fold(input, output_size, kernel_size, dilation, padding, stride):
     return padded[:, :, PH : PH + H, PW : PW + W]
 
 
+# The axes (n, c, kh, kw, oh, ow) in the order of each kind of column matrix, and how many of them its shape joins into one.
+_COLUMNS = {
+    "torch": ((0, 1, 2, 3, 4, 5), (1, 3, 2)),
+    "dlfs": ((0, 4, 5, 1, 2, 3), (3, 3)),
+    "cs231n": ((1, 2, 3, 4, 5, 0), (3, 3)),
+    "cs231n_6d": ((1, 2, 3, 0, 4, 5), (1, 1, 1, 1, 1, 1)),
+}
+
+
+def im2col(input, kernel_size, dilation, padding, stride, columns):
+    """unfold, its six axes in the order that `columns` names."""
+    (N, C), (PH, PW) = input.shape[:2], padding
+    OH, OW = conv2d_output_size(input.shape[2:], kernel_size, stride, ((PH, PH), (PW, PW)), dilation, "im2col")
+    order, joined = _COLUMNS[columns]
+    windows = unfold(input, kernel_size, dilation, padding, stride).reshape(N, C, *kernel_size, OH, OW).transpose(order)
+    ends = np.cumsum(joined)
+    shape = [int(np.prod(windows.shape[end - n : end])) for end, n in zip(ends, joined, strict=True)]
+    return np.ascontiguousarray(windows).reshape(shape)
+
+
+def col2im(input, input_shape, kernel_size, dilation, padding, stride, columns):
+    """fold of such columns: the transpose of im2col."""
+    (N, C, H, W), (PH, PW), (KH, KW) = input_shape, padding, kernel_size
+    OH, OW = conv2d_output_size((H, W), kernel_size, stride, ((PH, PH), (PW, PW)), dilation, "col2im")
+    order = _COLUMNS[columns][0]
+    sizes = (N, C, KH, KW, OH, OW)
+    windows = input.reshape([sizes[axis] for axis in order]).transpose(np.argsort(order))
+    return fold(np.ascontiguousarray(windows).reshape(N, C * KH * KW, OH * OW), (H, W), kernel_size, dilation, padding, stride)
+
+
+def inside(size, kernel_size, stride, padding, dilation, output_size):
+    """[(kh, kw, oh, ow, h, w)] per tap: the outputs whose tap lies inside the input (0 <= o*S + k*D - P < size), as slices, and its rows and columns there."""
+    (H, W), (KH, KW), (OH, OW), (SH, SW) = size, kernel_size, output_size, stride
+    (PH, PW), (DH, DW) = padding, dilation
+    found = []
+    for kh, kw in np.ndindex(KH, KW):
+        above, left = PH - kh * DH, PW - kw * DW
+        oh = slice(max(0, -(-above // SH)), max(0, min(OH, (H - 1 + above) // SH + 1)))
+        ow = slice(max(0, -(-left // SW)), max(0, min(OW, (W - 1 + left) // SW + 1)))
+        h, w = np.arange(OH)[oh] * SH - above, np.arange(OW)[ow] * SW - left
+        if h.size and w.size:
+            found.append((kh, kw, oh, ow, h, w))
+    return found
+
+
 def max_pool2d(input, kernel_size, stride, padding, dilation, output_size):
     """(N,C,H,W) -> window maxima and their flat positions h*W + w, both (N,C,OH,OW).
 
     The first maximum wins a tie: a later tap replaces it only if greater, or if NaN (so NaN propagates, and the last NaN is the one indexed).
     Padding never wins: a window starts from its first pixel inside the input, not from -inf.
     """
-    (N, C, H, W), (KH, KW), (OH, OW), (SH, SW) = input.shape, kernel_size, output_size, stride
-    (PH, PW), (DH, DW) = padding, dilation
+    (N, C, H, W), (OH, OW), (SH, SW) = input.shape, output_size, stride
     output = np.full((N, C, OH, OW), -np.inf, input.dtype)
     indices = np.full((N, C, OH, OW), -1, np.int64)
-    for kh, kw in np.ndindex(KH, KW):
-        # The outputs whose tap (kh, kw) lies inside the input: 0 <= o*S + k*D - P < size.
-        above, left = PH - kh * DH, PW - kw * DW
-        oh = slice(max(0, -(-above // SH)), max(0, min(OH, (H - 1 + above) // SH + 1)))
-        ow = slice(max(0, -(-left // SW)), max(0, min(OW, (W - 1 + left) // SW + 1)))
-        h, w = np.arange(OH)[oh] * SH - above, np.arange(OW)[ow] * SW - left
-        if not (h.size and w.size):
-            continue
+    for _, _, oh, ow, h, w in inside((H, W), kernel_size, stride, padding, dilation, output_size):
         value = input[:, :, h[0] : h[-1] + 1 : SH, w[0] : w[-1] + 1 : SW]
         best, index = output[:, :, oh, ow], indices[:, :, oh, ow]
         better = (value > best) | (value != value) | (index < 0)
@@ -65,6 +102,35 @@ def max_pool2d_backward(grad_output, indices, input_shape):
     plane, windows = np.arange(N * C)[:, None], (N * C, grad_output.shape[2] * grad_output.shape[3])
     np.add.at(grad_input, (plane, indices.reshape(windows)), grad_output.reshape(windows))
     return grad_input.reshape(input_shape)
+
+
+def max_pool2d_backward_ties(grad_output, input, kernel_size, stride, padding, dilation, ties, accumulate):
+    """(N,C,OH,OW), (N,C,H,W) -> (N,C,H,W): each gradient to all the tied maxima of its window, in whole or in equal parts, or to the first of them.
+
+    Without accumulate the last window, in reading order, that gives a pixel anything decides about it. A pixel's windows come in that order when the taps are
+    taken backwards: the later the window, the earlier the pixel's place in it.
+    """
+    (N, C, H, W), (SH, SW), output_size = input.shape, stride, grad_output.shape[2:]
+    best, first = max_pool2d(input, kernel_size, stride, padding, dilation, output_size)
+    taps_inside = inside((H, W), kernel_size, stride, padding, dilation, output_size)
+
+    def tied(oh, ow, h, w):
+        if ties == "first":
+            return first[:, :, oh, ow] == h[:, None] * W + w
+        return input[:, :, h[0] : h[-1] + 1 : SH, w[0] : w[-1] + 1 : SW] == best[:, :, oh, ow]
+
+    share = grad_output
+    if ties == "split":
+        count = np.zeros(best.shape, np.int64)
+        for _, _, oh, ow, h, w in taps_inside:
+            count[:, :, oh, ow] += tied(oh, ow, h, w)
+        share = grad_output / np.maximum(count, 1).astype(input.dtype)
+    grad_input = np.zeros((N, C, H, W), grad_output.dtype)
+    for _, _, oh, ow, h, w in reversed(taps_inside):
+        pixels = grad_input[:, :, h[0] : h[-1] + 1 : SH, w[0] : w[-1] + 1 : SW]
+        given = share[:, :, oh, ow] if not accumulate else pixels + share[:, :, oh, ow]
+        np.copyto(pixels, given, where=tied(oh, ow, h, w))
+    return grad_input
 
 
 def divisor(size, kernel, stride, padding, output_size, count_include_pad):

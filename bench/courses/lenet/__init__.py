@@ -1,0 +1,1 @@
+"""In the style of LeNet from scratch: layers that update themselves, np.tensordot per output pixel."""
