@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bench import environment
 
 OPS = ["forward", "grad_input", "grad_weight"]
+MORE_OPS = ["backward"]  # both gradients in one call
 REPEATS, SHORT_REPEATS = 20, 3
 
 Options = argparse.ArgumentParser
@@ -143,7 +144,8 @@ def _measures(made: Options, peers: bool = True, backend: bool = True) -> None:
 
 def _problem_options(made: Options, ops: bool = True) -> None:
     if ops:
-        made.add_argument("--ops", type=_op_names, default=OPS, help="a list of " + ",".join(OPS))
+        known = f"a list of {','.join(OPS + MORE_OPS)} (default: all but backward, both gradients in one call)"
+        made.add_argument("--ops", type=_op_names, default=OPS, help=known)
     made.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     made.add_argument("--format", choices=("nchw", "channels_last"), default="nchw", help="memory format of our operands")
 
@@ -217,7 +219,7 @@ def _recipes_options(made: Options) -> None:
 
 def _full_options(made: Options) -> None:
     made.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of the results (default bench/results)")
-    made.add_argument("--again", action="store_true", help="measure also what this commit has a result of already")
+    made.add_argument("--again", action="store_true", help="measure also what there is a result of already")
     made.add_argument("--only", type=lambda word: word.split(","), metavar="PART,...", help="these parts only")
 
 
@@ -293,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(readme.render(done))
     if args.json is not None:
         readme.save(done, args.json)
-    return 1 if done["refused"] else 0
+    return 1 if done["refused"] or done.get("slower") else 0
 
 
 def _positive(word: str) -> int:
@@ -310,8 +312,8 @@ def _batches(word: str) -> list[int]:
 def _op_names(word: str) -> list[str]:
     ops = word.split(",")
     for op in ops:
-        if op not in OPS:
-            raise argparse.ArgumentTypeError(f"{op!r} is none of {', '.join(OPS)}")
+        if op not in OPS + MORE_OPS:
+            raise argparse.ArgumentTypeError(f"{op!r} is none of {', '.join(OPS + MORE_OPS)}")
     return ops
 
 

@@ -14,11 +14,10 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 
-from bench import checks, compare, environment, report
+from bench import compare, environment, report
 from bench.contest import Contest
 from bench.convs import ConvJob
 from bench.peers import Fastcnn, is_rival
@@ -101,7 +100,7 @@ def _read(path: Path) -> dict:
 def _rows(document: dict) -> Iterator[tuple[str, dict]]:
     """What a row is about, and its results."""
     for row in document["rows"]:
-        yield " ".join(str(row[key]) for key in ("recipe", "what", "problem", "shape", "op", "call") if key in row), row["results"]
+        yield " ".join(str(row[key]) for key in ("recipe", "what", "problem", "shape", "op", "pass", "call") if key in row), row["results"]
 
 
 def _drift(pairs: Sequence[tuple[dict, dict]], backend: str) -> float:
@@ -130,11 +129,10 @@ def against(what: str, settings: Settings) -> dict:
                 for op in settings.ops:
                     job = ConvJob(problem, op, settings.dtype)
                     truth = contest.truth(replace(job, exact=True))
-                    judge = partial(checks.checked_error, dtype=settings.dtype, limit=checks.limit(problem, op, settings.dtype))
-                    results = contest.measure(job, truth, judge, settings.repeats)
+                    results = contest.measure(job, truth, job.verdict, settings.repeats)
                     found = verdict(results[old.name], results[new.name])
                     if found in ("slower", "faster"):
-                        again = contest.measure(job, truth, judge, settings.repeats)
+                        again = contest.measure(job, truth, job.verdict, settings.repeats)
                         found = found if verdict(again[old.name], again[new.name]) == found else "noise"
                     print(f"{problem.name} {op}: {found}", file=sys.stderr)
                     refused += compare.refusals(f"{problem.name} {op}", results)

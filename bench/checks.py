@@ -35,12 +35,18 @@ def error(result: np.ndarray, expected: np.ndarray) -> float:
     return difference / scale if scale > 0 else difference
 
 
-def checked_error(results: Arrays, truth: Arrays, dtype: str, limit: float) -> float:
-    """The error of an op's result; WrongResult if shape, dtype or numbers are not the op's."""
-    (result,), (expected,) = results, truth
-    if result.shape != expected.shape or result.dtype != np.dtype(dtype):
-        raise WrongResult(f"returned {result.dtype} {result.shape} where {dtype} {expected.shape} was expected")
-    measured = error(result, expected)
-    if not measured <= limit:  # NaN is wrong too
-        raise WrongResult(f"error {measured:.1e} above {limit:.1e}")
-    return measured
+def checked_error(results: Arrays, truth: Arrays, dtype: str, *limits: float) -> float:
+    """The largest error of an op's results, each of which has its limit; WrongResult if shape, dtype or numbers are not the op's."""
+    errors = []
+    for result, expected, limit in zip(results, truth, limits, strict=True):
+        if result.shape != expected.shape or result.dtype != np.dtype(dtype):
+            raise WrongResult(f"returned {result.dtype} {result.shape} where {dtype} {expected.shape} was expected")
+        errors.append(error(result, expected))
+        if not errors[-1] <= limit:  # NaN is wrong too
+            raise WrongResult(f"error {errors[-1]:.1e} above {limit:.1e}")
+    return max(errors)
+
+
+def limits(problem: Problem, op: str, dtype: str) -> list[float]:
+    """The limit of each result of an op."""
+    return [limit(problem, one, dtype) for one in (("grad_input", "grad_weight") if op == "backward" else (op,))]

@@ -72,9 +72,14 @@ def spread(result: dict) -> float | None:
     return (result["upper"] - result["lower"]) / result["median"] if "upper" in result else None
 
 
+def pytorch_apart(settings: dict) -> bool:
+    """Has PyTorch a column of its own? Where others are rivals too, the best one need not be it."""
+    return "torch" in settings["peers"] and bool({"onnxruntime", "jax"} & set(settings["peers"]))
+
+
 def rival_columns(settings: dict) -> list[str]:
     name = yardstick(settings)
-    return [*RIVAL_COLUMNS, *([f"{name} ms", f"x {name}"] if name else [])]
+    return [*RIVAL_COLUMNS, *(["x PyTorch"] if pytorch_apart(settings) else []), *([f"{name} ms", f"x {name}"] if name else [])]
 
 
 def rival_cells(results: Results, settings: dict, unit: Callable[[float | None], str]) -> list[str]:
@@ -83,6 +88,8 @@ def rival_cells(results: Results, settings: dict, unit: Callable[[float | None],
     name, other = best(results, backend), yardstick(settings)
     theirs = results.get(name or "", {})
     cells = [name or report.MISSING, unit(theirs.get("minimum")), unit(theirs.get("median")), report.ratio(ratio(results, backend))]
+    if pytorch_apart(settings):
+        cells.append(report.ratio(ratio({name: result for name, result in results.items() if name == backend or name.startswith("torch ")}, backend)))
     if other:
         cells += [unit(results.get(other, {}).get("minimum")), report.ratio(ratio(results, backend, other))]
     return cells

@@ -1,16 +1,18 @@
 """`python -m bench`: convolutions, one backend of ours against its peers, problem by problem and op by op."""
 
+import math
 import sys
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from bench import checks, compare, environment, report, roofline
 from bench.contest import Contest
-from bench.peers import Library, Operands, compiled, libraries
+from bench.networks import arrays
+from bench.peers import BACKWARD, Library, Operands, compiled, libraries
 from bench.problems import Problem, load
-from bench.worker import Prepared
+from bench.worker import Arrays, Prepared
 
 KIND = "conv"
 
@@ -41,7 +43,22 @@ class ConvJob:
         contender = library.contender(self.problem, self.op, operands.astype("float64") if self.exact else operands)
         if contender is None:
             return None
-        return Prepared(contender, [np.asarray(contender.result())], library.facts(contender))
+        return Prepared(contender, arrays(contender.result()), library.facts(contender))
+
+
+    def verdict(self, results: Arrays, truth: Arrays) -> float:
+        """The error; WrongResult if it is one."""
+        return checks.checked_error(results, truth, self.dtype, *checks.limits(self.problem, self.op, self.dtype))
+
+    @property
+    def flops(self) -> int:
+        return self.problem.flops * (2 if self.op == BACKWARD else 1)
+
+    @property
+    def bytes(self) -> int:
+        """Those that must cross memory once: two arrays read and one written; backward reads all three and writes two."""
+        written_too = math.prod(self.problem.input_shape) + math.prod(self.problem.weight_shape) if self.op == BACKWARD else 0
+        return (self.problem.elements + written_too) * np.dtype(self.dtype).itemsize
 
 
 _operands = lru_cache(maxsize=1)(Operands.of)  # a process gets a problem's ops one after the other
@@ -69,12 +86,9 @@ def run(settings: Settings) -> dict:
 
 def measure(problem: Problem, op: str, contest: Contest, settings: Settings) -> dict:
     """One row: the error and the time of each library; one with a wrong result gets {"refused": why} and is not timed."""
-    limit = checks.limit(problem, op, settings.dtype)
-    truth = contest.truth(ConvJob(problem, op, settings.dtype, exact=True))
-    verdict = partial(checks.checked_error, dtype=settings.dtype, limit=limit)
-    results = contest.measure(ConvJob(problem, op, settings.dtype), truth, verdict, settings.repeats)
-    moved = problem.elements * np.dtype(settings.dtype).itemsize
-    return {"problem": problem.name, "shape": str(problem), "op": op, "flops": problem.flops, "bytes": moved, "limit": limit, "results": results}
+    job = ConvJob(problem, op, settings.dtype)
+    results = contest.measure(job, contest.truth(replace(job, exact=True)), job.verdict, settings.repeats)
+    return {"problem": problem.name, "shape": str(problem), "op": op, "flops": job.flops, "bytes": job.bytes, "results": results}
 
 
 def render(document: dict) -> str:

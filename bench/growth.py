@@ -76,7 +76,7 @@ def _series(problems: Sequence[tuple[int, Problem]], op: str, settings: Settings
             refused.append(f"{problem} {op}: {wrong}")
     time.sleep(0.1)  # until the reference's BLAS has come to rest
     _time(points, contenders, settings)
-    suspects = {i for i in range(len(points)) if _factor(points, i) > CLIFF}
+    suspects = set() if settings.short else {i for i in range(len(points)) if _factor(points, i) > CLIFF}
     again = sorted({j for i in suspects for j in (i - 1, i, i + 1) if 0 <= j < len(points)})
     if again:
         first = [point["minimum"] for point in points]
@@ -140,8 +140,10 @@ def series(document: dict) -> dict[tuple[str, str, str], list[dict]]:
 
 
 def cliffs(document: dict) -> list[dict]:
-    """The points that are cliffs, the worst first; more threads that help less are none."""
+    """The points that are cliffs, the worst first; more threads that help less are none. A short run's sizes are too far apart to be neighbours."""
     found = []
+    if document["settings"]["short"]:
+        return found
     for (base, axis, op), points in series(document).items():
         for i, point in enumerate(points):
             factor = _factor(points, i)
@@ -196,7 +198,7 @@ def _head(document: dict) -> str:
             f"- {len(document['points'])} times, the minimum of {settings['repeats']} turns each",
             f"- cliffs: more than {CLIFF} times slower per operation than the neighbours",
             "",
-            report.table(columns, rows) if rows else "No cliffs.",
+            report.table(columns, rows) if rows else "A short run looks for no cliffs." if settings["short"] else "No cliffs.",
             *refused,
         ]
     )

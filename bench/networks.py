@@ -143,7 +143,7 @@ class LayerJob:
 def arrays(result: object) -> Arrays:
     """What a library returned, one array or several, as NumPy's, copied: the next call may write where this one did."""
     several = result if isinstance(result, list | tuple) else [result]
-    return [np.array(one.detach() if hasattr(one, "detach") else one) for one in several]
+    return [np.asarray(one.detach() if hasattr(one, "detach") else one).copy() for one in several]
 
 
 @contextmanager

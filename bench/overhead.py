@@ -16,7 +16,7 @@ from bench.contest import Contest
 from bench.convs import ConvJob
 from bench.peers import OPS, Library, libraries
 from bench.problems import load
-from bench.worker import Prepared
+from bench.worker import Arrays, Prepared
 
 KIND = "overhead"
 
@@ -55,7 +55,7 @@ def run(backend: str, peers: list[str], threads: int, repeats: int) -> dict:
     with Contest(libraries(backend, peers), threads) as contest:
         for call, job, limit in [*_convolutions(), *_functions()]:
             truth = contest.truth(replace(job, exact=True))
-            results = contest.measure(job, truth, partial(checks.checked_error, dtype="float32", limit=limit), repeats)
+            results = contest.measure(job, truth, partial(_verdict, limit=limit), repeats)
             rows.append({"call": call, "results": results})
             refused += compare.refusals(call, results)
     modules = ["numpy", "fastcnn", "fastcnn.functional", *(["torch"] if "torch" in peers else [])]
@@ -67,6 +67,10 @@ def run(backend: str, peers: list[str], threads: int, repeats: int) -> dict:
         "imports": import_times(modules, repeats),
         "rows": rows,
     }
+
+
+def _verdict(results: Arrays, truth: Arrays, limit: float) -> float:
+    return checks.checked_error(results, truth, "float32", limit)
 
 
 def import_times(modules: list[str], repeats: int) -> dict[str, dict[str, float]]:

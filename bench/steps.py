@@ -121,11 +121,16 @@ def render(document: dict) -> str:
             *compare.our_cells(row["results"], backend, report.milliseconds),
             *compare.rival_cells(row["results"], settings, report.milliseconds),
             *(_rates(row, backend) if document["command"] == "inference" else ()),
+            *(_megabytes(row["results"].get(name or "", {})) for name in (backend, compare.best(row["results"], backend))),
         ]
         for row in rows
     ]
-    rates = RATE_COLUMNS if document["command"] == "inference" else []
-    table = report.table(["recipe", "what", *compare.our_columns(backend), *compare.rival_columns(settings), *rates], cells)
+    more = [*(RATE_COLUMNS if document["command"] == "inference" else []), "peak MB", "its peak MB"]
+    table = report.table(["recipe", "what", *compare.our_columns(backend), *compare.rival_columns(settings), *more], cells)
     tables = ["", table, *compare.others(rows, settings, lambda row: [row["recipe"], row["what"]], ["recipe", "what"], report.milliseconds)]
     tables += ["\n" + compare.summary([compare.decisive(row["results"], settings) for row in rows])]
     return compare.page(f"{title}: {backend}, float32, {settings['threads']} threads", document, "ms", tables)
+
+
+def _megabytes(result: dict) -> str:
+    return f"{result['peak'] / 1e6:.0f}" if result.get("peak") else report.MISSING

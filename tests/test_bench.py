@@ -1,5 +1,6 @@
 """The benchmark suite measures what it says: problem lists, operation counts, refusals, tables. No test asserts a time."""
 
+import importlib.util
 import json
 import math
 import os
@@ -12,7 +13,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import checks, compare, convs, data, environment, networks, ops, overhead, peers, problems, readme, report, rss, runs, steps, timing
+from bench import (
+    changes,
+    checks,
+    compare,
+    convs,
+    data,
+    environment,
+    full,
+    growth,
+    html,
+    networks,
+    ops,
+    overhead,
+    peers,
+    pictures,
+    problems,
+    readme,
+    report,
+    rss,
+    runs,
+    steps,
+    timing,
+)
 from bench.__main__ import main
 from bench.contest import Contest
 from bench.peers import OPS, Fastcnn, Operands
@@ -361,6 +384,21 @@ def test_torch_contender_computes_the_op(op, memory_format):
         checks.checked_error([result], [_exact(problem, op, operands)], "float64", checks.limit(problem, op, "float64"))
 
 
+def test_backward_is_both_gradients_with_twice_the_operations(capsys, tiny_list, tmp_path):
+    (problem,) = problems.parse([TINY], "here")
+    job = convs.ConvJob(problem, peers.BACKWARD, "float64")
+    assert job.flops == 2 * problem.flops and job.bytes == 8 * (problem.elements + 2 * 3 * 5 * 6 + 4 * 3 * 3 * 3)
+    peer = ["--peers", "torch"] if importlib.util.find_spec("torch") else ["--peers", "im2col"]
+    arguments = ["--ops", "backward", "--backend", "reference", *peer, "--short", "--json", str(tmp_path / "out.json")]
+    assert main([str(tiny_list), *arguments]) == 0
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["flops"] == 2 * problem.flops and len(row["results"]) >= 2 and "#### backward" in capsys.readouterr().out
+    operands = Operands.of(problem, "float64")
+    right = networks.arrays(_exact(problem, peers.BACKWARD, operands))
+    with pytest.raises(checks.WrongResult, match="error"):
+        job.verdict([right[0], right[1] + 1], right)
+
+
 def test_limit_notices_one_lost_product():
     """A constant-sign sum makes every product visible: leave out one of k and the error passes the limit."""
     (problem,) = problems.parse(["p 64 1 34 34 1 3 3 1 0 1 1"], "here")
@@ -459,6 +497,14 @@ def test_ratio_is_against_the_best_peer():
     assert compare.best(results, "cpu") == "onnxruntime", "yardsticks and variants of ours are no rivals"
     assert compare.ratio(results, "cpu") == 2.0 and compare.ratio(results, "cpu", "im2col") == 1.5
     assert compare.ratio(results, "cpu", "jax") is None and compare.ratio({"cpu": slow}, "cpu") is None
+
+
+def test_pytorch_has_a_column_of_its_own_beside_other_rivals():
+    results = {"cpu": {"minimum": 1.0}, "torch nchw": {"minimum": 3.0}, "torch channels_last": {"minimum": 2.5}, "onnxruntime": {"minimum": 2.0}}
+    settings = {"backend": "cpu", "peers": ["torch", "onnxruntime"]}
+    cells = dict(zip(compare.rival_columns(settings), compare.rival_cells(results, settings, report.milliseconds), strict=True))
+    assert (cells["best peer"], cells["ratio"], cells["x PyTorch"]) == ("onnxruntime", "2.00x", "2.50x")
+    assert "x PyTorch" not in compare.rival_columns({"backend": "cpu", "peers": ["torch"]})
 
 
 def test_spread_is_between_the_quartiles():
@@ -652,6 +698,256 @@ def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["roofline", "--short"])
     assert "the backend cpu cannot be used: not built" in capsys.readouterr().err
+
+
+# Peers
+
+
+@pytest.mark.parametrize("style", ["im2col", "loops"])
+@pytest.mark.parametrize("op", [*OPS, peers.BACKWARD])
+def test_coursework_convolutions_compute_the_op(op, style):
+    lines = ["plain 2 3 5 6 4 3 3 1 0 1 1", "strided 2 2 7 8 3 3 2 2x1 1x2 1 1"]
+    for problem in problems.parse(lines, "here"):
+        operands = Operands.of(problem, "float64")
+        results = networks.arrays(peers.Coursework(style).contender(problem, op, operands).result())
+        limits = [1e-14] * len(results)
+        checks.checked_error(results, networks.arrays(_exact(problem, op, operands)), "float64", *limits)
+
+
+def test_coursework_declines_what_no_course_asks_for():
+    grouped, dilated, large = problems.parse(["g 1 2 4 4 2 1 1 1 0 1 2", "d 1 2 5 5 2 2 2 1 0 2 1", "l 64 1 28 28 8 5 5 1 0 1 1"], "here")
+    style = peers.Coursework
+    assert style("im2col").contender(grouped, "forward", None) is style("im2col").contender(dilated, "forward", None) is None
+    assert style("loops").contender(large, "forward", None) is None
+
+
+@pytest.mark.parametrize(("library", "module"), [(peers.Jax(), "jax"), (peers.OnnxRuntime(), "onnxruntime")], ids=["jax", "onnxruntime"])
+def test_installed_peers_compute_the_ops(library, module):
+    """In a process of their own: what these packages do to a process is theirs."""
+    for needed in (module, *(["onnx"] if module == "onnxruntime" else [])):
+        pytest.importorskip(needed)
+    worker = Worker(library, 1)
+    try:
+        for problem in problems.load("short"):
+            for op in [*OPS, peers.BACKWARD] if module == "jax" else ["forward"]:
+                job = convs.ConvJob(problem, op, "float32")
+                results, _ = worker.prepare(job)
+                job.verdict(results, networks.arrays(_exact(problem, op, Operands.of(problem, "float32"))))
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.usefixtures("small_wide")
+def test_onnx_runtime_computes_every_network(name):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    document = steps.run("inference", steps.Settings([name], [2], "reference", ["onnxruntime"], 1, 1))
+    assert document["refused"] == [] and "onnxruntime" in document["rows"][0]["results"]
+
+
+def test_variants_are_named_and_set_what_they_say():
+    ours, variant, torch = peers.libraries("reference", ["reference:threads=1", "torch"], "channels_last")[:3]
+    assert (ours.name, variant.name, torch.name) == ("reference", "reference threads=1", "torch nchw")
+    assert (variant.threads, variant.memory_format) == (1, "channels_last")
+    assert Fastcnn("cpu", isa="avx2", algorithm="direct").name == "cpu isa=avx2 algorithm=direct"
+    assert Fastcnn("cpu", isa="avx2").environment() == {"FASTCNN_ISA": "avx2"}
+
+
+def test_rivals_are_neither_ours_nor_yardsticks():
+    assert [peers.is_rival(name, "cpu") for name in ("cpu", "cpu isa=avx2", "reference", "im2col", "loops", "torch compile", "jax")] == [False] * 5 + [True] * 2
+
+
+# Cost growth
+
+
+def _growth_document(speeds, short=False):
+    point = {"base": "wide", "axis": "batch", "op": "forward", "flops": 100, "implementation": "x"}
+    points = [point | {"size": i, "minimum": 100 / speed} for i, speed in enumerate(speeds)]
+    return {"points": points, "settings": {"short": short}}
+
+
+@pytest.mark.parametrize(
+    ("speeds", "sizes"),
+    [([1, 2, 4, 8, 16], []), ([8, 8, 4, 8, 8], [2]), ([8, 8, 8, 5], [3]), ([2, 8, 8], []), ([8, 8, 5.5, 8], []), ([5], [])],
+    ids=["steady growth", "hole", "at the end", "slow beginning", "shallow", "alone"],
+)
+def test_cliffs_are_found(speeds, sizes):
+    assert [cliff["point"]["size"] for cliff in growth.cliffs(_growth_document(speeds))] == sizes
+    assert growth.cliffs(_growth_document(speeds, short=True)) == []
+
+
+def test_growth_measures_every_axis(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(growth, "BASES", {"tiny": problems.parse([TINY], "here")[0]})
+    monkeypatch.setattr(growth, "AXES", {"batch": (growth.AXES["batch"][0], [1, 2, 3]), "kernel size": (growth.AXES["kernel size"][0], [1, 3, 4])})
+    arguments = ["--backend", "reference", "--threads", "1", "--repeats", "1", "--json", str(tmp_path / "growth.json")]
+    assert main(["growth", *arguments]) == 0
+    document = json.loads((tmp_path / "growth.json").read_text())
+    assert len(document["points"]) == 2 * 3 * 3 + 3
+    assert {point["shape"] for point in document["points"] if point["axis"] == "kernel size"} >= {"n2c3h5w6_o4k4x4_s1x1_p2x2_d1x1_g1"}
+    text = capsys.readouterr().out
+    assert "#### tiny" in text and "batch | forward ms" in text and growth.brief(document).startswith("### Cost growth")
+
+
+# What changed
+
+
+def _times(median, spread=0.02):
+    return {"minimum": 0.95 * median, "lower": median * (1 - spread / 2), "median": median, "upper": median * (1 + spread / 2)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        (_times(1.0), _times(1.2), "slower"),
+        (_times(1.0), _times(0.8), "faster"),
+        (_times(1.0, 0.5), _times(1.2, 0.5), "noise"),
+        (_times(1.0, 0.001), _times(1.02, 0.001), "noise"),
+        (_times(1.0), {"refused": "error"}, "wrong"),
+        ({}, _times(1.0), "new"),
+    ],
+)
+def test_a_difference_within_the_spread_is_noise(old, new, found):
+    assert changes.verdict(old, new) == found
+
+
+def test_drift_of_the_machine_is_taken_out():
+    assert changes.verdict(_times(1.0), _times(1.2), drift=1.2) == "noise"
+    assert changes._drift([({"torch nchw": _times(1.0), "cpu": _times(1.0)}, {"torch nchw": _times(1.2), "cpu": _times(9.0)})], "cpu") == pytest.approx(1.2)
+
+
+def _conv_file(path, factor, peer_factor=1.0):
+    rows = [
+        {"problem": f"p{i}", "shape": "s", "op": "forward", "results": {"cpu": _times(i * (factor if i == 2 else 1)), "torch nchw": _times(i * peer_factor)}}
+        for i in (1, 2, 3)
+    ]
+    header = {"fastcnn": "0, commit x", "date": "today"}
+    path.write_text(json.dumps({"kind": "conv", "header": header, "settings": {"backend": "cpu"}, "rows": rows}))
+    return path
+
+
+def test_two_results_are_compared_row_by_row(tmp_path, capsys):
+    old, new = _conv_file(tmp_path / "old.json", 1.0), _conv_file(tmp_path / "new.json", 1.5)
+    assert main(["compare", str(old), str(new)]) == 0
+    text = capsys.readouterr().out
+    assert "| slower  | p2 s forward" in text and "1 slower, 2 noise" in text and "1.00 times as long" in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"kind": "conv"}'])
+def test_what_is_no_result_is_not_compared(tmp_path, content, capsys):
+    broken = tmp_path / "broken.json"
+    broken.write_text(content)
+    with pytest.raises(SystemExit):
+        main(["compare", str(broken), str(broken)])
+    assert "holds no rows with results" in capsys.readouterr().err
+
+
+SLOWED = """
+import pathlib, time
+__path__ = [{package!r}]
+exec(compile(pathlib.Path({package!r}, "__init__.py").read_text(), "slowed", "exec"))
+from fastcnn import functional
+right = functional.conv2d
+def conv2d(*arguments, **options):
+    time.sleep(0.002)
+    return right(*arguments, **options)
+functional.conv2d = conv2d
+"""
+
+
+def test_a_deliberately_slowed_kernel_is_flagged(monkeypatch, tmp_path, tiny_list, capsys):
+    """The other tree sleeps in every forward convolution: this tree is faster; the other way round it is slower, and the command fails."""
+    if not peers.compiled():
+        pytest.skip("the compiled backend is not built")
+    (tmp_path / "other" / "fastcnn").mkdir(parents=True)
+    (tmp_path / "other" / "fastcnn" / "__init__.py").write_text(SLOWED.format(package=str(ROOT / "fastcnn")))
+    monkeypatch.setattr(Contest, "start", Worker)
+    arguments = ["--threads", "1", "--repeats", "5", "--ops", "forward", "--json", str(tmp_path / "out.json")]
+    assert main(["compare", "--against", str(tmp_path / "other"), str(tiny_list), *arguments]) == 0
+    assert [row["verdict"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == ["faster"] * 2
+    assert "| faster " in capsys.readouterr().out
+
+    swapped = changes._tree(str(tmp_path / "other"))[0]
+    monkeypatch.setattr(changes, "_tree", lambda what: (ROOT, "of before"))
+    monkeypatch.setattr(changes, "Fastcnn", lambda backend, form: Fastcnn(backend, form, root=swapped))
+    assert main(["compare", "--against", "before", str(tiny_list), *arguments]) == 1
+    assert json.loads((tmp_path / "out.json").read_text())["slower"] == ["tiny forward", "small forward"]
+
+
+# The report
+
+
+def test_report_holds_every_row_and_needs_nothing_beside_it(tiny_list, tmp_path, capsys):
+    main([str(tiny_list), "--backend", "reference", "--peers", "im2col", "--short", "--json", str(tmp_path / "a.json")])
+    main(["overhead", "--backend", "reference", "--peers", "none", "--short", "--json", str(tmp_path / "b.json")])
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "out"), "--no-png"]) == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page and "src=" not in page
+    data = json.loads(page.partition("const data = ")[2].partition(";\n")[0])
+    assert len(data["rows"]) == 2 * len(OPS) + len(overhead.CALLS) + 2 * len(OPS)
+    assert {row["group"] for row in data["rows"]} == {str(tiny_list), ""}
+
+
+def test_report_escapes_what_could_end_the_script():
+    assert "</script>" not in html.html({"headers": ["</script>"]}).partition("const data = ")[2].partition(";\n")[0]
+
+
+def test_pictures_are_written_for_what_there_is(tmp_path, tiny_list):
+    pytest.importorskip("matplotlib")
+    row = {"kind": "conv forward", "group": "g", "name": "n", "dtype": "float32", "gflops": 3.0, "intensity": 2.0, "ratio": 0.5}
+    data = {"rows": [row], "machines": [{"dtype": "float32", "fma": 9e9, "copy": 2e9}], "series": [], "cliffs": []}
+    assert [path.name for path in pictures.write(data, tmp_path)] == ["roofline.png", "peers.png"]
+    data["series"] = [{"base": "wide", "axis": "batch", "op": "forward", "points": [[1, 2.0], [16, 3.0]]}]
+    assert [path.name for path in pictures.write(data, tmp_path)] == ["roofline.png", "peers.png", "growth.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
+
+
+def test_report_without_results_is_a_mistake(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path / "nothing.json")])
+    assert "nothing.json cannot be read as a result" in capsys.readouterr().err
+
+
+# The full run
+
+
+def test_full_run_has_a_command_for_every_part():
+    from bench.__main__ import parser
+
+    for name, (command, seconds) in full.PARTS.items():
+        words = command.split()
+        args = parser(words[0]).parse_args(words[1:])
+        assert seconds > 0 and set(getattr(args, "lists", [])) <= set(problems.names()), name
+        assert set(getattr(args, "recipes", [])) <= set(recipes.names())
+    assert sum(seconds for _, seconds in full.PARTS.values()) <= 25 * 60
+
+
+def test_full_run_goes_on_where_it_was(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(full, "PARTS", {"a": ("overhead --backend reference --peers none --repeats 1 --threads 1", 1), "b": ("conv no-such-list", 1)})
+    monkeypatch.setattr(full, "_done", lambda path: path.is_file())
+    assert main(["full", "--out", str(tmp_path)]) == 1
+    assert json.loads((tmp_path / "a.json").read_text())["kind"] == "overhead" and not (tmp_path / "b.json").exists()
+    assert "failed or wrong: b" in capfd.readouterr().err
+    assert main(["full", "--out", str(tmp_path), "--only", "a"]) == 0
+    assert "0 of 2 parts to measure" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["full", "--only", "c"])
+
+
+def test_results_of_other_code_or_a_busy_machine_are_not_done(tmp_path):
+    path = tmp_path / "x.json"
+    for header in ({}, {"fastcnn": "0.1, commit unknown"}, {"fastcnn": "0.1, commit abc with uncommitted changes"}, {"fastcnn": "0.1, commit no-such-commit"}):
+        path.write_text(json.dumps({"header": header}))
+        assert not full._done(path)
+    assert not full._done(tmp_path / "missing.json")
+
+
+def test_saved_results_have_a_row_to_a_line(tmp_path):
+    document = {"kind": "x", "rows": [{"a": 1}, {"a": 2}], "refused": []}
+    readme.save(document, tmp_path / "deep" / "x.json")
+    assert json.loads((tmp_path / "deep" / "x.json").read_text()) == document
+    assert (tmp_path / "deep" / "x.json").read_text().count("\n") == 8 and [p.name for p in (tmp_path / "deep").iterdir()] == ["x.json"]
 
 
 # The README

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from bench.peers.coursework import Coursework
 from bench.peers.jax_cpu import Jax
-from bench.peers.library import FORMATS, OPS, Library, Operands, Unusable
+from bench.peers.library import BACKWARD, FORMATS, OPS, Library, Operands, Unusable
 from bench.peers.onnx_runtime import OnnxRuntime
 from bench.peers.ours import Fastcnn, compiled
 from bench.peers.pytorch import Torch
 from fastcnn import backend as backends
 
-__all__ = ["FORMATS", "OPS", "Fastcnn", "Library", "Operands", "Torch", "Unusable", "check_backend", "chosen", "compiled", "is_rival", "libraries", "missing"]
+__all__ = ["BACKWARD", "FORMATS", "OPS", "Coursework", "Fastcnn", "Jax", "Library", "OnnxRuntime", "Operands", "Torch", "Unusable"]
+__all__ += ["check_backend", "chosen", "compiled", "is_rival", "libraries", "missing"]
 
 PEERS: dict[str, tuple[list[Library], tuple[str, ...]]] = {
     "reference": ([Fastcnn("reference")], ()),

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from bench.peers.library import Library, Operands
+from bench.peers.library import BACKWARD, Library, Operands
 from bench.problems import Problem
 from bench.timing import Contender
 
@@ -36,6 +36,9 @@ class Coursework(Library):
             return None
         if self.style == "loops" and problem.N * problem.O * problem.output_shape[2] * problem.output_shape[3] > MOST_PIXELS:
             return None
+        if op == BACKWARD:
+            gradients = [self.contender(problem, one, operands).call for one in ("grad_input", "grad_weight")]
+            return Contender(self.name, lambda: tuple(gradient() for gradient in gradients))
         function = {"im2col": IM2COL, "loops": LOOPS}[self.style][op]
         arrays = {"forward": ("input", "weight"), "grad_input": ("grad_output", "weight"), "grad_weight": ("grad_output", "input")}[op]
         return Contender(self.name, partial(function, *(getattr(operands, name) for name in arrays), problem))

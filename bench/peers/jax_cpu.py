@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.peers.library import Library, Operands
+from bench.peers.library import BACKWARD, Library, Operands
 from bench.problems import Problem
 from bench.timing import Contender
 
@@ -50,9 +50,10 @@ class Jax(Library):
             "grad_input": lambda x, weight, g: jax.vjp(lambda x: convolve(x, weight), x)[1](g)[0],
             "grad_weight": lambda x, weight, g: jax.vjp(lambda weight: convolve(x, weight), weight)[1](g)[0],
         }
+        gradients[BACKWARD] = lambda x, weight, g: jax.vjp(convolve, x, weight)[1](g)
         function, arrays = jax.jit(gradients.get(op, convolve)), (x, weight) if op == "forward" else (x, weight, grad_output)
 
-        def call() -> jax.Array:
-            return function(*arrays).block_until_ready()
+        def call() -> jax.Array | tuple[jax.Array, ...]:
+            return jax.block_until_ready(function(*arrays))
 
         return Contender(self.name, call)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fastcnn.train import Trainer
 
 OPS = ("forward", "grad_input", "grad_weight")
+BACKWARD = "backward"
+"""Both gradients of a convolution in one call, as training asks for them; not among OPS, which have one result each."""
+
 FORMATS = ("nchw", "channels_last")
 
 
@@ -70,7 +73,7 @@ class Library:
         raise NotImplementedError
 
     def contender(self, problem: Problem, op: str, operands: Operands) -> Contender | None:
-        """One of OPS."""
+        """One of OPS, which returns one array, or BACKWARD, which returns grad_input and grad_weight."""
 
     def facts(self, contender: Contender) -> dict[str, Any]:
         """What the row of a convolution tells of it beside times."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.peers.library import OPS, Library, Operands
+from bench.peers.library import BACKWARD, OPS, Library, Operands
 from bench.problems import Problem
 from bench.timing import Contender
 from fastcnn import backend as backends
@@ -78,6 +78,12 @@ class Fastcnn(Library):
         options = problem.options | ({"algorithm": self.algorithm} if self.algorithm else {})
         if op == "forward":
             call = partial(functional.conv2d, input, weight, **options)
+        elif op == BACKWARD:
+            both = partial(functional.conv2d_backward, grad_output, input, weight, **options, output_mask=(True, True, False))
+
+            def call() -> tuple[np.ndarray, ...]:
+                return both()[:2]
+
         else:
             index = OPS.index(op) - 1
             mask = (op == "grad_input", op == "grad_weight", False)
@@ -92,7 +98,7 @@ class Fastcnn(Library):
         """Which of the backend's implementations computes a single op, as explain() tells it."""
         with contender.scope(), backends.recording() as dispatches:
             contender.call()
-        return {"implementation": dispatches[0].chosen}
+        return {"implementation": ", ".join(dict.fromkeys(dispatch.chosen for dispatch in dispatches))}
 
     def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object]) -> Contender:
         return Contender(self.name, partial(getattr(functional, name), *arrays, **options), self.scope)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.peers.library import OPS, Library, Operands
+from bench.peers.library import BACKWARD, OPS, Library, Operands
 from bench.problems import Problem
 from bench.timing import Contender
 
@@ -59,14 +59,14 @@ class Torch(Library):
         if op == "forward":
             call = partial(torch.nn.functional.conv2d, input, weight, **problem.options)
         else:
-            index = OPS.index(op) - 1
-            mask = [op == "grad_input", op == "grad_weight", False]
+            wanted = slice(0, 2) if op == BACKWARD else OPS.index(op) - 1
+            mask = [op in ("grad_input", BACKWARD), op in ("grad_weight", BACKWARD), False]
             pairs = [list(pair) for pair in (problem.stride, problem.padding, problem.dilation)]
             convolution = *pairs, False, [0, 0], problem.groups  # not transposed, no output_padding
             backward = partial(torch.ops.aten.convolution_backward, grad_output, input, weight, None, *convolution, mask)
 
-            def call() -> torch.Tensor:
-                return backward()[index]
+            def call() -> torch.Tensor | tuple[torch.Tensor, ...]:
+                return backward()[wanted]
 
         return Contender(self.name, call, torch.inference_mode)
 
