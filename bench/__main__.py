@@ -57,6 +57,12 @@ def _data(args: Args) -> dict:
     return data.run(data.Settings(args.batch, images, args.data_dir, args.backend, args.threads, args.repeats))
 
 
+def _bridge(args: Args) -> dict:
+    from bench import bridge
+
+    return bridge.run(bridge.Settings(args.recipes, args.batch, args.threads, args.repeats))
+
+
 def _memory(args: Args) -> dict:
     from bench import memory
 
@@ -106,6 +112,17 @@ def _readme(args: Args) -> int:
     print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
     print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
     print(f"{readme.fill_courses(readme.COURSE_PAGES, readme.RESULTS)} pages of {readme.COURSE_PAGES} have results")
+    readme.fill(readme.FRONT, readme.RESULTS, (readme.runs.KIND,), readme.RECIPES)
+    return 0
+
+
+def _recipes(args: Args) -> int:
+    from bench import readme, runs
+
+    document = runs.run(args.runs, args.note, args.json)
+    print(readme.render(document))
+    if args.json is not None:
+        readme.save(document, args.json)
     return 0
 
 
@@ -147,6 +164,12 @@ def _network_options(made: Options) -> None:
     made.add_argument("--batch", type=_batches, help="images per batch, a list like 1,16,64,256 (default: 64, for wide-256 8; inference 1 as well)")
 
 
+def _bridge_options(made: Options) -> None:
+    made.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of fastcnn.recipes (default: simple-cifar10 deep-cifar10)")
+    made.add_argument("--batch", type=_positive, help="images per batch (default: 64, for wide-256 8)")
+    _measures(made, peers=False, backend=False)
+
+
 def _data_options(made: Options) -> None:
     made.add_argument("--images", type=_positive, help="images of an epoch (default: MNIST's 60,000; with --short 3,200)")
     made.add_argument("--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: the cache folder; random numbers if it is not there)")
@@ -186,6 +209,12 @@ def _report_options(made: Options) -> None:
     made.add_argument("--no-png", action="store_true", help="only the HTML file, which takes no matplotlib")
 
 
+def _recipes_options(made: Options) -> None:
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of `fastcnn train`; those that differ in the seed alone are one row")
+    made.add_argument("--note", default="", help="what has to be known about these runs: a busy machine, say")
+    made.add_argument("--json", type=Path, metavar="OUT", help="write the result there too; its rows of other commands stay")
+
+
 def _full_options(made: Options) -> None:
     made.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of the results (default bench/results)")
     made.add_argument("--again", action="store_true", help="measure also what this commit has a result of already")
@@ -204,12 +233,14 @@ COMMANDS: dict[str, Command] = {
     "step": Command("training steps of the recipes", _network_options, _networks),
     "inference": Command("the recipes' networks in evaluation mode, a batch and one image at a time", _network_options, _networks),
     "layers": Command("the recipes layer by layer, forward and backward", _network_options, _networks),
+    "bridge": Command("training steps of PyTorch modules: plain, with fastcnn under their layers, and converted", _bridge_options, _bridge),
     "growth": Command("time against batch, image size, channels, kernel size and threads; cliffs are listed", _growth_options, _growth),
     "roofline": Command("FMA peak and copy bandwidth, and the share that a 3x3 layer reaches", _roofline_options, _roofline),
     "memory": Command("memory that a training step of the recipes needs", _recipe_options, _memory),
     "overhead": Command("import time and the cost of a call without arithmetic", _measures, _overhead),
     "data": Command("images per second of the data path, and the share of a LeNet epoch that waits for it", _data_options, _data),
     "coursework": Command("code in the style of the courses of fastcnn.compat, as it is and on fastcnn", _coursework_options, _coursework),
+    "recipes": Command("what runs of `fastcnn train` reached, from their folders, beside what was reported", _recipes_options, _recipes),
     "full": Command("all of these, each in its own file of bench/results; goes on where it was stopped", _full_options, _full),
     "compare": Command("what changed between two results, and what is only noise", _compare_options, _compare),
     "report": Command("one HTML page and pictures of results", _report_options, _report),

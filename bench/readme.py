@@ -3,16 +3,23 @@
 import json
 from pathlib import Path
 
-from bench import changes, convs, coursework, data, growth, memory, ops, overhead, roofline, steps
+from bench import bridge, changes, convs, coursework, data, growth, memory, ops, overhead, roofline, runs, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
 FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a training step, and how near to the machine's limit
 RESULTS = Path(__file__).with_name("results")
-START, END = "<!-- table:start -->", "<!-- table:end -->"
+RECIPES = "recipes"  # the place of the front page where runs of the recipes stand; that of all other tables is TABLE
+TABLE = "table"
 
-RENDERERS = {module.KIND: module.render for module in (steps, memory, roofline, convs, ops, growth, overhead, data, coursework, changes)}
+RENDERERS = {
+    module.KIND: module.render
+    for module in (runs, steps, bridge, memory, roofline, convs, ops, growth, overhead, data, coursework, changes)
+}
 """How each kind of result is printed on the terminal; the order is the README's."""
+
+KINDS = tuple(kind for kind in RENDERERS if kind != runs.KIND)
+"""What bench/README.md shows."""
 
 BRIEF = {convs.KIND: convs.brief, growth.KIND: growth.brief}
 """Kinds that are printed shorter in the README."""
@@ -41,13 +48,13 @@ def save(document: dict, path: Path) -> None:
     beside.replace(path)
 
 
-def fill(readme: Path, results: Path, kinds: tuple[str, ...] = tuple(RENDERERS)) -> int:
-    """Replace what stands between the two marks by the tables of all results of these kinds; returns their number."""
+def fill(readme: Path, results: Path, kinds: tuple[str, ...] = KINDS, place: str = TABLE) -> int:
+    """Replace what stands between the two marks of a place by the tables of all results of these kinds; returns their number."""
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     documents = [document for document in documents if document["kind"] in kinds]
     order = list(RENDERERS)
     documents.sort(key=lambda document: order.index(document["kind"]))
-    replace(readme, [BRIEF.get(document["kind"], render)(document) for document in documents])
+    replace(readme, [BRIEF.get(document["kind"], render)(document) for document in documents], place)
     return len(documents)
 
 
@@ -64,10 +71,11 @@ def fill_courses(pages: Path, results: Path) -> int:
     return filled
 
 
-def replace(readme: Path, tables: list[str]) -> None:
-    """Put the tables between the two marks."""
+def replace(readme: Path, tables: list[str], place: str = TABLE) -> None:
+    """Put the tables between the two marks of a place."""
+    start, end = f"<!-- {place}:start -->", f"<!-- {place}:end -->"
     text = readme.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ValueError(f"{readme.name} must hold {START} and {END} once each, in this order")
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    readme.write_text(before + "\n\n".join([START, *tables, END]) + after, encoding="utf-8")
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"{readme.name} must hold {start} and {end} once each, in this order")
+    before, after = text.partition(start)[0], text.partition(end)[2]
+    readme.write_text(before + "\n\n".join([start, *tables, end]) + after, encoding="utf-8")

@@ -98,6 +98,16 @@ COMMANDS: dict[str, tuple[Callable[[str, list[int], Contest, Settings], Rows], s
 """What measures, and the title of its table."""
 
 
+RATE_COLUMNS = ["images/s", "best peer's"]
+
+
+def _rates(row: dict, backend: str) -> list[str]:
+    """The cells under RATE_COLUMNS: images, or frames, per second by the minimum."""
+    batch = int(row["what"].rpartition(" ")[2])
+    minima = (row["results"].get(name or "", {}).get("minimum") for name in (backend, compare.best(row["results"], backend)))
+    return [report.MISSING if seconds is None else report.three_digits(batch / seconds) for seconds in minima]
+
+
 def render(document: dict) -> str:
     """One table, worst ratio first."""
     settings = document["settings"]
@@ -110,10 +120,12 @@ def render(document: dict) -> str:
             row["what"],
             *compare.our_cells(row["results"], backend, report.milliseconds),
             *compare.rival_cells(row["results"], settings, report.milliseconds),
+            *(_rates(row, backend) if document["command"] == "inference" else ()),
         ]
         for row in rows
     ]
-    table = report.table(["recipe", "what", *compare.our_columns(backend), *compare.rival_columns(settings)], cells)
+    rates = RATE_COLUMNS if document["command"] == "inference" else []
+    table = report.table(["recipe", "what", *compare.our_columns(backend), *compare.rival_columns(settings), *rates], cells)
     tables = ["", table, *compare.others(rows, settings, lambda row: [row["recipe"], row["what"]], ["recipe", "what"], report.milliseconds)]
     tables += ["\n" + compare.summary([compare.decisive(row["results"], settings) for row in rows])]
     return compare.page(f"{title}: {backend}, float32, {settings['threads']} threads", document, "ms", tables)

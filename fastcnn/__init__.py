@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Loaded when first asked for: they are not needed to compute, and importing the package stays cheap.
-_LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "train": "train", "Trainer": "train", "fit": "train"}
+_LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "torch": "torch", "train": "train", "Trainer": "train", "fit": "train"}
 
 __all__ = [
     "ShapeError", "Trainer", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col", "manual_seed",
@@ -60,4 +60,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY} - {"torch"})  # whoever looks at all names (help, completion) must not need PyTorch for it

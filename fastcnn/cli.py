@@ -112,6 +112,7 @@ def _train(arguments: argparse.Namespace) -> None:
     epochs = len(result.history)
     print(f"test accuracy {result.accuracy:.2%} ({int(result.confusion.sum()):,} images of {result.data}, loss {result.loss:.4f})", end="")
     print(f" after {epochs} epoch{'s' * (epochs != 1)}, {result.seconds:.1f} s of training")
+    print(f"training accuracy {result.training_accuracy:.2%} ({result.training_images:,} images, nothing dropped or augmented)")
     print("per class: " + ", ".join(f"{name} {share:.1%}" for name, share in result.class_accuracy.items()))
     if result.step_times is None:
         print("step time: not compared, the reference backend is the active one")
@@ -193,7 +194,7 @@ def _recipes(arguments: argparse.Namespace) -> None:
     from fastcnn import recipes
 
     for recipe in map(recipes.get, recipes.names()):
-        print(f"{recipe.name}" + "".join(f" ({alias})" for alias in recipe.aliases))
+        print(f"{recipe.name}" + "".join(f" ({alias}: --data {data})" for alias, data in recipe.aliases.items()))
         print(f"  {recipe.description}")
         for data, setup in recipe.setups.items():
             print(f"  --data {data}: {setup.epochs} epochs, batch size {setup.batch_size}, learning rate {setup.lr:g}")

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     )
     speed.set_defaults(run=_speed)
     speed.add_argument("network", metavar="RUN|NAME", help="run folder of `fastcnn train`, or a recipe")
-    speed.add_argument("--batch", type=number(int, 1), nargs="+", default=[1, 64], metavar="N", help="batch sizes (default: 1 64)")
+    speed.add_argument("--batch", type=number(int, 1), nargs="+", metavar="N", help="batch sizes (default: 1 64; of wide-256: 1 4)")
     speed.add_argument("--seconds", type=number(float, 0), default=2.0, help="how long to measure each, at least 5 passes (default: 2)")
     accelerate = commands.add_parser(
         "accelerate",
@@ -146,7 +146,7 @@ def _speed(arguments: argparse.Namespace) -> None:
         model = recipe.model(rng=0)
     rng = np.random.default_rng(0)
     speeds = []
-    for batch in arguments.batch:
+    for batch in arguments.batch or (1, min(64, recipe.inference_batch)):  # a batch of 64 large pictures would take gigabytes
         x = rng.standard_normal((batch, *recipe.input_shape), dtype=np.float32)
         speeds.append(inference_speed(model, x, seconds=arguments.seconds))
     if arguments.json:

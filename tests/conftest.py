@@ -51,3 +51,21 @@ def small_cifar10(tmp_path_factory):
         images = (colours[labels] + rng.integers(-20, 20, (20, 3, 32, 32))).clip(0, 255)
         (folder / f"{batch}.bin").write_bytes(np.concatenate([labels[:, None], images.reshape(20, -1)], axis=1).astype(np.uint8).tobytes())
     return folder.parent
+
+
+@pytest.fixture(autouse=True)
+def _pytorch_on_one_thread(request):
+    """OpenMP's loops wait for every thread of theirs: on a busy machine thousands of small ones take minutes. Tests of the threads set them themselves."""
+    if not request.module.__name__.startswith("test_torch_"):
+        yield
+        return
+    import torch
+
+    from fastcnn.torch import share_threads
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    share_threads(False)
+    yield
+    share_threads(False)
+    torch.set_num_threads(before)

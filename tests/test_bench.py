@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import checks, compare, convs, data, environment, networks, ops, overhead, peers, problems, readme, report, rss, steps, timing
+from bench import checks, compare, convs, data, environment, networks, ops, overhead, peers, problems, readme, report, rss, runs, steps, timing
 from bench.__main__ import main
 from bench.contest import Contest
 from bench.peers import OPS, Fastcnn, Operands
@@ -555,6 +555,8 @@ def test_torch_twin_computes_what_the_recipe_does(command, name):
     assert all(len(row["results"]) == 3 for row in document["rows"])
     if command == "inference":
         assert [row["what"] for row in document["rows"]] == ["inference, batch 4", "inference, batch 1"]
+        minimum = document["rows"][0]["results"]["reference"]["minimum"]
+        assert "images/s" in readme.render(document) and f" {report.three_digits(4 / minimum)} " in readme.render(document)
 
 
 def test_without_a_batch_every_recipe_has_its_own():
@@ -658,7 +660,7 @@ def test_roofline_without_the_compiled_backend_says_why(monkeypatch, capsys):
 def test_readme_tables_come_from_results(tiny_list, tmp_path, capsys):
     main([str(tiny_list), "--backend", "reference", "--peers", "none", "--short", "--json", str(tmp_path / "tiny.json")])
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.START}\nold\n{readme.END}\nafter\n")
+    page.write_text("before\n<!-- table:start -->\nold\n<!-- table:end -->\nafter\n")
     assert readme.fill(page, tmp_path) == 1
     once = page.read_text()
     assert once.startswith("before\n") and once.endswith("\nafter\n") and "| tiny " in once and "old" not in once
@@ -673,14 +675,98 @@ def test_readme_without_its_marks_is_refused(tmp_path):
         readme.fill(page, tmp_path)
 
 
-@pytest.mark.parametrize(("page", "kinds"), [(readme.README, tuple(readme.RENDERERS)), (readme.FRONT, readme.FRONT_KINDS)], ids=["bench", "front"])
-def test_readmes_show_the_results_that_lie_beside_them(page, kinds, tmp_path):
+@pytest.mark.parametrize(
+    ("page", "kinds", "place"),
+    [
+        (readme.README, readme.KINDS, readme.TABLE),
+        (readme.FRONT, readme.FRONT_KINDS, readme.TABLE),
+        (readme.FRONT, (runs.KIND,), readme.RECIPES),
+    ],
+    ids=["bench", "front", "recipes"],
+)
+def test_readmes_show_the_results_that_lie_beside_them(page, kinds, place, tmp_path):
     copy = tmp_path / "README.md"
     copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
-    readme.fill(copy, readme.RESULTS, kinds)
+    readme.fill(copy, readme.RESULTS, kinds, place)
     assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), "run python -m bench readme"
 
 
 def test_problem_is_frozen():
     with pytest.raises(AttributeError):
         Problem(*TINY.split()[:1], 1, 1, 1, 1, 1, 1, 1, (1, 1), (0, 0), (1, 1), 1).N = 2
+
+
+# Runs of the recipes
+
+
+@pytest.fixture
+def run_folders(tmp_path):
+    """Three run folders as `fastcnn train` leaves them, two of one command; only the files that are read."""
+
+    def make(name, options, accuracy, seconds, total, recipe_options=None, recipe="twoconv-mnist"):
+        folder = tmp_path / name
+        folder.mkdir()
+        setup = recipes.get(recipe).setup()._asdict()
+        config = {"recipe": recipe, "options": {"data": "mnist", "seed": 0} | setup | options, "recipe_options": recipe_options or {"pool": "max"}}
+        config |= {"data_dir": "/somewhere", "started": "2026-01-01T00:00:00+00:00", "threads": 2, "backend": "cpu", "classes": [], "transform": {}}
+        measured = {"test_accuracy": accuracy, "test_images": 10_000, "training_accuracy": 0.5, "training_images": 100, "training_seconds": sum(seconds)}
+        measured |= {"total_seconds": total, "epochs": len(seconds), "history": [{"seconds": second} for second in seconds]}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "metrics.json").write_text(json.dumps(measured))
+        return folder
+
+    return [
+        make("a", {}, 0.98, [2.0, 1.0, 3.0], 200.0),
+        make("b", {"seed": 4}, 0.96, [9.0], 400.0),
+        make("c", {"subset": 50, "lr": 0.5}, 0.5, [1.0], None, {"pool": "average"}),
+    ]
+
+
+def test_a_run_is_named_after_its_data(tmp_path, run_folders, capsys):
+    config = json.loads((run_folders[0] / "config.json").read_text()) | {"recipe": "lenet", "recipe_options": {"restarts": 0}}
+    for chosen, name, words in (("mnist", "lenet-mnist", "lenet-mnist"), ("fashion-mnist", "lenet on fashion-mnist", "lenet --data fashion-mnist")):
+        config["options"] |= recipes.get("lenet").setup(chosen)._asdict() | {"data": chosen}
+        (run_folders[0] / "config.json").write_text(json.dumps(config))
+        assert main(["recipes", str(run_folders[0])]) == 0
+        shown = capsys.readouterr().out
+        assert f"| {name} " in shown and f"`fastcnn train {words} --data-dir DIR`" in shown
+
+
+def test_runs_become_a_table_of_what_to_type_and_what_came_of_it(run_folders, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    assert main(["recipes", *map(str, run_folders), "--note", "a busy machine", "--json", str(out)]) == 0
+    text = capsys.readouterr().out
+    both, single = (line.split(" | ") for line in text.splitlines() if line.startswith("| twoconv-mnist"))
+    assert both[2].strip() == "97.00 (2 seeds: 96.00 to 98.00)" and [cell.strip() for cell in both[5:7]] == ["2.00", "3.3 min"]
+    assert "`fastcnn train twoconv-mnist --data-dir DIR --seed N`" in both[7]
+    assert single[2].strip() == "50.00" and single[6].strip() == "-"
+    assert "`fastcnn train twoconv-mnist --data-dir DIR --lr 0.5 --subset 50 --pool average`" in single[7]
+    assert "91.8 % on a subset" in both[1] and text.count(": a busy machine") == 2
+    assert render_of(out) == text
+
+
+def render_of(path):
+    return readme.render(json.loads(path.read_text())) + "\n"
+
+
+def test_new_runs_replace_those_of_the_same_command(run_folders, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    for chosen in (run_folders, run_folders[:1]):
+        assert main(["recipes", *map(str, chosen), "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert [(row["command"].endswith("average"), len(row["runs"])) for row in document["rows"]] == [(False, 1), (True, 1)]
+    assert render_of(out) in capsys.readouterr().out
+
+
+def test_what_is_no_finished_run_is_named(run_folders, tmp_path, capsys):
+    (run_folders[1] / "metrics.json").unlink()
+    (run_folders[2] / "metrics.json").write_text('{"test_accuracy": 1}')
+    for folders, message in (
+        ([tmp_path], "is no run folder"),
+        ([run_folders[1]], "metrics.json"),
+        ([run_folders[2]], "metrics.json lacks 'test_images'"),
+        ([run_folders[0]] * 2, "two runs have the same seed, 0, 0"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["recipes", *map(str, folders)])
+        assert message in capsys.readouterr().err

@@ -42,6 +42,7 @@ FLOORS = {
     "fastcnn.train": 6,
     "fastcnn.recipes": 6,
     "fastcnn.compat": 7,
+    "fastcnn.torch": 7,
     "fastcnn.cli": 7,
     "fastcnn.console": 7,
     "fastcnn.explore": 7,

@@ -1,6 +1,7 @@
 """What the installed package promises beyond its code."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -25,6 +26,18 @@ def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("__init__.py")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a source distribution leaves the pictures out")
+@pytest.mark.parametrize("page", ["README.md", "bench/README.md", "csrc/README.md"])
+def test_what_a_page_links_to_is_there_and_pictures_are_small(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    assert links or page != "README.md"
+    for link in links:
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+    pictures = [(ROOT / page).parent / link for link in links if link.endswith(".png")]
+    assert (len(pictures) >= 3) == (page == "README.md") and all(picture.stat().st_size < 150_000 for picture in pictures)
 
 
 def test_the_manifest_takes_every_kind_of_source():

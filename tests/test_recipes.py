@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastcnn.recipes import Recipe, Setup
 from fastcnn.recipes.filterbank import oriented_filters
 from fastcnn.recipes.pictures import fit_drawing, looks_inverted, shrink
 from fastcnn.summary import summary
-from fastcnn.train import History, StopTraining, fit
+from fastcnn.train import History, StopTraining, Trainer, TrainingInterrupted, fit
 
 ROOT = os.environ.get("FASTCNN_TEST_DATA", "")
 needs_mnist = pytest.mark.skipif(not (ROOT and (Path(ROOT) / "mnist").is_dir()), reason="FASTCNN_TEST_DATA names no folder with mnist")
@@ -34,7 +35,9 @@ def lenet():
 
 def test_names_and_aliases():
     assert "lenet" in recipes.names()
-    assert recipes.get("lenet-mnist") is recipes.get("lenet")
+    lenet, alias = recipes.get("lenet"), recipes.get("lenet-mnist")
+    assert (lenet.data_name(), alias.data_name()) == ("digits", "mnist")
+    assert alias.name == lenet.name and dict(alias.setups) == lenet.setups and alias.setup("digits") == lenet.setup()
     every = [alias for name in recipes.names() for alias in (name, *recipes.get(name).aliases)]
     assert len(every) == len(set(every))
 
@@ -139,6 +142,17 @@ def test_options_are_checked_and_kept():
     with pytest.raises(ValueError, match="simple-cifar10: no option 'pool', it has none"):
         recipes.get("simple-cifar10").configured(pool="max")
     assert recipe.configured(pool=None).configuration() == recipe.configuration()
+
+
+def test_the_rate_of_two_convolutions_rises_for_a_tenth_of_the_steps_and_falls_to_zero():
+    recipe = recipes.get("twoconv-mnist")
+    trainer = recipe.trainer(recipe.model(rng=0), epochs=2, lr=0.5, steps=10)
+    rates = []
+    for _ in range(20):
+        rates.append(trainer.optimizer.lr)
+        trainer.step(np.zeros((1, 1, 28, 28), np.float32), np.array([3]))
+    assert rates[:2] == [0.25, 0.5] and np.allclose(np.diff(rates[2:]), -0.5 / 18) and trainer.optimizer.lr == 0
+    assert recipe.trainer(recipe.model(rng=0), lr=0.5).schedule is None
 
 
 # Data
@@ -377,6 +391,7 @@ def test_lenet_learns_the_digits(run):
     assert result.confusion.sum() == 355 and result.accuracy == pytest.approx(np.trace(result.confusion) / 355)
     assert np.average(list(result.class_accuracy.values()), weights=result.confusion.sum(axis=1)) == pytest.approx(result.accuracy)
     assert result.history["val_accuracy"][-1] == result.accuracy and result.seconds == sum(result.history["seconds"])
+    assert result.training_images == 1442 and 0.9 < result.training_accuracy <= 1 and result.seconds < result.total_seconds
 
 
 def test_a_run_leaves_everything_in_its_folder(run):
@@ -432,6 +447,50 @@ def test_a_resumed_run_reaches_the_same_weights(tmp_path):
     assert len(resumed.history) == 3
     one, two = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("straight", "halted"))
     assert one == two
+
+
+def test_a_run_with_dropout_and_mirrored_images_goes_on_inside_an_epoch_to_the_same_bits(tmp_path, small_cifar10, monkeypatch):
+    pytest.importorskip("safetensors", reason="the extra `train` is not installed")
+    options = {"data_dir": small_cifar10, "download": False, "epochs": 2, "batch_size": 16, "subset": 48, "progress": False}
+    recipe, step = recipes.get("deep-cifar10"), Trainer.step
+    assert recipe.augmentation and any(isinstance(layer, nn.Dropout) and layer.p for layer in recipe.model(rng=0))
+    recipes.train(recipe, out=tmp_path / "straight", **options)
+
+    def interrupted(self, x, y):
+        value = step(self, x, y)
+        if self.iteration == 4:  # of 6: the second epoch has begun
+            signal.raise_signal(signal.SIGINT)
+        return value
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+        patch.setattr(Trainer, "step", interrupted)
+        recipes.train(recipe, out=tmp_path / "halted", **options)
+    fastcnn.random.manual_seed(9)
+    resumed = recipes.resume(tmp_path / "halted", download=False, progress=False)
+    assert resumed.total_seconds is None and resumed.history.rows[-1]["epoch"] == 2
+    one, two = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("straight", "halted"))
+    assert one == two
+
+
+def test_images_are_mirrored_in_training_only(tmp_path, small_cifar10, monkeypatch):
+    pytest.importorskip("safetensors", reason="the extra `train` is not installed")
+    seen = []
+
+    class Spy:
+        random = True
+
+        def __call__(self, images, rng):
+            assert images.dtype == np.uint8
+            seen.append(len(images))
+            return images
+
+    recipe = recipes.get("batchnorm-cifar10")
+    monkeypatch.setattr(type(recipe), "augmentation", (Spy(),))
+    recipes.train(recipe, data_dir=small_cifar10, download=False, epochs=2, batch_size=50, out=tmp_path, progress=False)
+    assert sum(seen) == 2 * 80
+    recipes.evaluate(tmp_path, download=False)
+    assert recipes.load(tmp_path).predict(np.zeros((1, 3, 32, 32), np.uint8)).shape == (1, 10)
+    assert sum(seen) == 2 * 80
 
 
 def test_a_folder_holds_one_run(run):

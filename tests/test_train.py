@@ -1,12 +1,15 @@
 """Trainer and fit: steps, measuring, reproducibility, resuming, interruption."""
 
 import csv
+import io
 import logging
+import os
 import re
 import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import fastcnn.random
 from fastcnn import backend as backends
 from fastcnn import datasets, metrics, nn, optim, schedule
 from fastcnn.checkpoint import CheckpointError
-from fastcnn.train import History, StopTraining, Trainer, TrainingDiverged, TrainingInterrupted, compare_step_times, fit
+from fastcnn.train import History, StopTraining, Trainer, TrainingDiverged, TrainingInterrupted, compare_step_times, fit, progress
 from fastcnn.train.history import describe
 
 
@@ -272,7 +275,8 @@ def test_a_schedule_may_move_after_each_batch():
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     one = Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=schedule.OneCycleLR(optimizer, 0.1, total_steps=6), schedule_every="batch")
     history = fit(one, problem(20), epochs=2, batch_size=8, progress=False)
-    assert one.schedule.last_epoch == 6 and history["lr"][0] == pytest.approx(0.1 / 25)
+    rates = [schedule.OneCycleLR(optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 0.1, total_steps=6).lr_at(t) for t in range(6)]
+    assert one.schedule.last_epoch == 6 and history["lr"] == [max(rates[:3]), max(rates[3:])]
     with pytest.raises(ValueError, match="schedule_every must be 'epoch' or 'batch', got 'step'"):
         Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule_every="step")
 
@@ -442,6 +446,15 @@ def test_a_terminal_shows_a_bar(monkeypatch, capsys, caplog):
     assert any(re.search(r"00:0\d<00:0\d, \d+ images/s loss \d\.\d+ acc ", line) for line in lines), lines
     assert any("val_acc" in line and "<" not in line for line in lines) and max(map(len, lines)) <= 80
     assert "epoch 1/2" in shown.err and "val_acc" in shown.err and shown.out == "" and not caplog.records
+
+
+def test_a_terminal_of_unknown_width_has_a_bar_of_80_columns(monkeypatch):
+    for columns, expected in ((0, 80), (132, None)):
+        monkeypatch.setattr(os, "get_terminal_size", lambda number, columns=columns: os.terminal_size((columns, 0)))
+        monkeypatch.setattr(sys, "stderr", SimpleNamespace(fileno=lambda: 2))
+        assert progress._columns() == expected
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert progress._columns() is None
 
 
 # Saving and resuming

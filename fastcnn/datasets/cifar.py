@@ -46,7 +46,7 @@ def cifar10(data_dir: str | os.PathLike[str] | None = None, download: bool = Tru
         if not root.exists():
             sought = f"cifar10: no folder {root}"
         if not download:
-            raise DatasetError(f"{sought}; {remote.ADVICE}")
+            raise DatasetError(f"{sought}; {remote.ADVICE}, or allow download=True")
         files = remote.FILES[f"cifar10-{version}"]
         remote.fetch(files, root / "cifar10", sought)
         source = root / "cifar10" / files[0].name

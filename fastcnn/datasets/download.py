@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-ADVICE = "put the files there, name their folder by data_dir=... or the environment variable FASTCNN_DATA, or allow download=True"
+ADVICE = "put the files there, or name their folder by data_dir=... (--data-dir) or by the environment variable FASTCNN_DATA"
 ATTEMPTS = 3  # per mirror
 WAIT_SECONDS = 1.0  # before the second attempt; twice that before the third
 TIMEOUT_SECONDS = 30  # without a byte

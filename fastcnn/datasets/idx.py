@@ -116,7 +116,7 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, download: bool) ->
         missing = [file for file in remote.FILES[name] if _find(folder, file.name.split("-idx")[0]) is None]
         remote.fetch(missing, folder, _not_found(name, root))
     elif folder is None:
-        raise DatasetError(f"{_not_found(name, root)}; {remote.ADVICE}")
+        raise DatasetError(f"{_not_found(name, root)}; {remote.ADVICE}, or allow download=True")
     train, test = (_pair(name, folder, part) for part in ("train", "t10k"))
     if train.shape != test.shape:
         raise DatasetError(f"{folder}: train images are {_by(train)} but t10k images are {_by(test)}")

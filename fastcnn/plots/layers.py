@@ -10,12 +10,12 @@ import numpy as np
 from fastcnn.plots.figure import GREEN, RED, WIDTH, new_figure
 
 
-def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: str = "", label: str = "weight") -> Any:
+def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: str = "", label: str = "weight", columns: int = 8) -> Any:
     """The filters of a convolution as pictures: weight (O, C, KH, KW), an array or a Parameter; label says what the colours are of.
 
     Filters of 3 channels are shown in colour, each stretched to its own range. Others show weights on one scale, blue negative, white
-    zero, red positive; with several channels a column is a filter and a row an input channel. Of larger layers the first max_filters
-    and max_channels are shown, and the title says so.
+    zero, red positive; with several channels a column is a filter and a row an input channel, otherwise `columns` filters are a row. Of larger
+    layers the first max_filters and max_channels are shown, and the title says so.
     """
     weight = np.asarray(getattr(weight, "data", weight), dtype=float)
     if weight.ndim != 4 or 0 in weight.shape:
@@ -25,7 +25,7 @@ def filters(weight: Any, max_filters: int = 32, max_channels: int = 16, title: s
     weight = weight[:max_filters] if colour else weight[:max_filters, :max_channels]
     if colour or C == 1:
         planes = list(weight.transpose(0, 2, 3, 1)) if colour else list(weight[:, 0])
-        columns = min(len(planes), 8)
+        columns = min(len(planes), columns)
     else:
         planes = list(weight.swapaxes(0, 1).reshape(-1, KH, KW))
         columns = len(weight)

@@ -4,7 +4,8 @@
     model = recipe.model()
     trainer = recipe.trainer(model)
     data = recipe.datasets("digits")                  # train, val and test in the network's geometry
-    fastcnn.fit(trainer, data.train, data.val, epochs=recipe.setup().epochs, transform=recipe.transform(data.train))
+    seen = (*recipe.augmentation, recipe.transform(data.train))
+    fastcnn.fit(trainer, data.train, data.val, epochs=recipe.setup().epochs, transform=seen)
 
 or all of it, with a run folder, in one call: `recipes.train("lenet")`.
 
@@ -45,7 +46,9 @@ def names() -> list[str]:
 
 def get(name: str) -> Recipe:
     """The recipe of that name or alias; ValueError listing all names, and the one most like it, if there is none."""
-    by_name = {alias: recipe for recipe in _recipes().values() for alias in (recipe.name, *recipe.aliases)}
+    by_name = dict(_recipes())
+    for recipe in _recipes().values():
+        by_name |= {alias: recipe.preferring(data) for alias, data in recipe.aliases.items()}
     if name not in by_name:
         close = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean {close[0]}? " if close else ""

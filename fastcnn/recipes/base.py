@@ -50,13 +50,15 @@ class RecipeData(NamedTuple):
 class Recipe:
     """Base class. A recipe gives the class attributes, model() and trainer(); the rest has defaults that suit most.
 
-    name, aliases    what `fastcnn train` calls it
+    name             what `fastcnn train` calls it
+    aliases          other name -> the data set that is the default under it
     description      the network and its training in a line
     reported         what its source reported, to be printed beside our own figure
     source           where network and setup come from
     input_shape      (C, H, W) of the network's input
     setups           data set name -> Setup; the first is the default
     options          what can be chosen besides: see Option
+    augmentation     random transforms of the training images, while they are uint8; nothing else is measured with them
     validation       the part of the training images that is set aside to validate on; 0: the test set is shown after every epoch
     dark_ground      trained on bright drawings on a dark ground: predicting from others earns a warning
     inference_batch  images at once where nothing is trained; fewer where one image's activations are large
@@ -64,13 +66,14 @@ class Recipe:
     """
 
     name: str
-    aliases: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = {}
     description: str
     reported: str
     source: str
     input_shape: tuple[int, int, int]
     setups: Mapping[str, Setup]
     options: Mapping[str, Option] = {}
+    augmentation: tuple[Any, ...] = ()
     validation: float = 0.0
     dark_ground = False
     inference_batch: int = INFERENCE_BATCH
@@ -80,8 +83,14 @@ class Recipe:
         """The network with fresh weights."""
         raise NotImplementedError
 
-    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> Any:
-        """A fastcnn.Trainer over the model with the recipe's loss, optimizer and schedule; epochs is what the schedule is planned for."""
+    def trainer(
+        self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None, steps: int | None = None
+    ) -> Any:
+        """A fastcnn.Trainer over the model with the recipe's loss, optimizer and schedule.
+
+        epochs  what the schedule is planned for
+        steps   batches of an epoch: where the rate moves with every batch it stays constant without them
+        """
         raise NotImplementedError
 
     def trained(self, model: Any) -> Any:
@@ -120,6 +129,12 @@ class Recipe:
     def configuration(self) -> dict[str, Any]:
         """The value of every option: recipe.configured(**recipe.configuration()) is the same recipe."""
         return {name: getattr(self, name) for name in self.options}
+
+    def preferring(self: Self, data: str) -> Self:
+        """The recipe with that data set as the default."""
+        chosen = copy.copy(self)
+        chosen.setups = {data: self.setups[data], **self.setups}
+        return chosen
 
     def setup(self, data: str | None = None, **changes: Any) -> Setup:
         """The Setup for a data set (the first one by default), with those changes that are not None; ValueError for impossible numbers."""

@@ -125,7 +125,9 @@ class FilterBank(DigitsRecipe):
     def trained(self, model: Any) -> nn.Sequential:
         return model[FIXED:]
 
-    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> FeatureTrainer:
+    def trainer(
+        self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None, steps: int | None = None
+    ) -> FeatureTrainer:
         setup = self.setup(data, epochs=epochs, lr=lr)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return FeatureTrainer(model, OneHotBCELoss(), optim.SGD(parameters, lr=setup.lr))
@@ -145,9 +147,13 @@ class FilterBank(DigitsRecipe):
     def figures(self, model: Any, images: np.ndarray) -> dict[str, Any]:
         from fastcnn import plots
 
-        responses = model[0](images[:1])[0][:, None]
-        title, count = "response of each filter to the first test image", len(responses)
+        weight, responses = model[0].weight.data, model[0](images[:1])[0][:, None]
+        shown = {"max_filters": len(weight), "columns": 2 * ORIENTATIONS}
+        # A row for each width: the first derivatives in six orientations, then the second ones.
+        order = np.arange(len(weight)).reshape(2, len(WIDTHS), ORIENTATIONS).swapaxes(0, 1).ravel()
+        peaks = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)  # the wide filters are faint beside the narrow ones
+        title = f"{len(weight)} fixed filters {SIZE}x{SIZE}: first derivatives (left) and second ones (right) in {ORIENTATIONS} orientations, a row a width"
         return {
-            "filters.png": plots.filters(model[0].weight, max_filters=count),
-            "features.png": plots.filters(responses, max_filters=count, title=title, label="response"),
+            "filters.png": plots.filters((weight / peaks)[order], title=title, label="weight / its filter's largest", **shown),
+            "features.png": plots.filters(responses[order], title="the filters' responses to the first test image", label="response", **shown),
         }

@@ -49,7 +49,7 @@ WEIGHT_DECAY = {"digits": 2e-3, "mnist": 5e-4, "fashion-mnist": 5e-4}
 
 class LeNet(DigitsRecipe):
     name = "lenet"
-    aliases = ("lenet-mnist",)
+    aliases = {"lenet-mnist": "mnist"}
     description = "LeNet, 5 layers with 61,706 parameters, on handwritten digits; SGD with momentum, cosine schedule"
     reported = "converges in 1 of 14 runs at first; about 1 hour for the full MNIST"
     source = "LeCun et al. 1998, in a coursework report's version: max pooling, ReLU, softmax cross-entropy"
@@ -89,7 +89,9 @@ class LeNet(DigitsRecipe):
             nn.init.constant_(layer.bias, 0.01)
         return model
 
-    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> Trainer:
+    def trainer(
+        self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None, steps: int | None = None
+    ) -> Trainer:
         setup = self.setup(data, epochs=epochs, lr=lr)
         optimizer = optim.SGD(model.parameters(), lr=setup.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY[self.data_name(data)])
         warmup = setup.epochs // 6

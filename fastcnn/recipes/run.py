@@ -15,6 +15,7 @@ import numpy as np
 from fastcnn import backend, checkpoint, metrics, nn, random
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.datasets import Batches, Dataset
+from fastcnn.datasets.augment import flat
 from fastcnn.recipes.base import Recipe, RecipeData, Setup
 from fastcnn.summary import summary
 from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_times, fit
@@ -62,7 +63,10 @@ class Result(NamedTuple):
     classes: tuple[str, ...]
     folder: Path
     history: History | None = None
+    training_accuracy: float | None = None  # after the last epoch, nothing dropped or augmented
+    training_images: int | None = None
     seconds: float | None = None  # of training, without validation
+    total_seconds: float | None = None  # from reading the data to the last measurement; None for a run that was resumed
     step_times: StepTimes | None = None
 
     @property
@@ -85,7 +89,8 @@ class Result(NamedTuple):
             "confusion_matrix": self.confusion.tolist(),
         }
         if self.history is not None:
-            result |= {"epochs": len(self.history), "training_seconds": self.seconds, "history": self.history.rows}
+            result |= {"training_images": self.training_images, "training_accuracy": self.training_accuracy, "epochs": len(self.history)}
+            result |= {"training_seconds": self.seconds, "total_seconds": self.total_seconds, "history": self.history.rows}
         if self.step_times is not None:
             result["step_times"] = self.step_times._asdict() | {"speedup": self.step_times.speedup}
         return result
@@ -122,6 +127,7 @@ def train(
     """
     from fastcnn import recipes
 
+    began = time.perf_counter()
     recipe = (recipes.get(recipe) if isinstance(recipe, str) else recipe).configured(**options)
     data = recipe.data_name(data)
     setup = recipe.setup(data, epochs=epochs, batch_size=batch_size, lr=lr)
@@ -152,9 +158,9 @@ def train(
     )
     random.manual_seed(seed)
     model = recipe.model(num_classes=parts.train.num_classes)
-    trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
+    trainer = _trainer(recipe, model, data, setup, parts)
     folder.write_text("summary.txt", f"{recipe.name}: {recipe.description}\n\n{summary(model, recipe.input_shape)}\n")
-    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare, callbacks)
+    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder, began), progress, compare, callbacks)
 
 
 def resume(
@@ -175,7 +181,7 @@ def resume(
     folder = RunFolder(path)
     random.manual_seed(seed)
     model = recipe.model(num_classes=parts.train.num_classes)
-    trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr)
+    trainer = _trainer(recipe, model, data, setup, parts)
     folder.remove_unfinished()
     if folder.checkpoint.exists():  # a run that was stopped before its first epoch ended starts again
         trainer.resume(folder.checkpoint)
@@ -218,6 +224,7 @@ class _Run(NamedTuple):
     model: Any
     trainer: Trainer
     folder: RunFolder
+    began: float | None = None  # by time.perf_counter; None if it was resumed
 
 
 def _run(run: _Run, progress: bool, compare: bool, callbacks: Sequence[Callback]) -> Result:
@@ -231,13 +238,17 @@ def _run(run: _Run, progress: bool, compare: bool, callbacks: Sequence[Callback]
         epochs=run.setup.epochs,
         batch_size=run.setup.batch_size,
         seed=run.seed,
-        transform=transform,
+        transform=(*run.recipe.augmentation, *flat(transform)),
         progress=progress,
         callbacks=callbacks,
         out=run.folder.path,
     )
     result = _measure(run.recipe, run.data, run.trainer, parts.test, transform, run.folder.path)
-    result = result._replace(history=history, seconds=sum(history["seconds"]) if len(history) else 0.0)
+    known = _measure(run.recipe, run.data, run.trainer, parts.train, transform, run.folder.path)
+    total = None if run.began is None else time.perf_counter() - run.began
+    seconds = sum(history["seconds"]) if len(history) else 0.0
+    result = result._replace(training_accuracy=known.accuracy, training_images=len(parts.train))
+    result = result._replace(history=history, seconds=seconds, total_seconds=total)
     run.folder.write_json("metrics.json", result.to_dict())
     _pictures(run, result, shown)
     if compare:  # last: it is a measurement of this machine, not of the network, and may be cut short
@@ -246,11 +257,11 @@ def _run(run: _Run, progress: bool, compare: bool, callbacks: Sequence[Callback]
     return result
 
 
-def _measure(recipe: Recipe, data: str, trainer: Trainer, test: Dataset, transform: Any, folder: Path) -> Result:
-    with ahead(evaluation_batches(test, trainer.model, recipe.inference_batch, transform), prefetch=True) as coming:
+def _measure(recipe: Recipe, data: str, trainer: Trainer, images: Dataset, transform: Any, folder: Path) -> Result:
+    with ahead(evaluation_batches(images, trainer.model, recipe.inference_batch, transform), prefetch=True) as coming:
         logits = np.concatenate([trainer.predict(x) for x, _ in coming])
-    confusion = metrics.confusion_matrix(logits, test.labels, test.num_classes)
-    return Result(recipe, data, float(trainer.loss(logits, test.labels)), metrics.accuracy(logits, test.labels), confusion, test.classes, folder)
+    confusion = metrics.confusion_matrix(logits, images.labels, images.num_classes)
+    return Result(recipe, data, float(trainer.loss(logits, images.labels)), metrics.accuracy(logits, images.labels), confusion, images.classes, folder)
 
 
 def _compare(run: _Run) -> StepTimes | None:
@@ -261,7 +272,7 @@ def _compare(run: _Run) -> StepTimes | None:
     x, y = next(iter(Batches(run.parts.train, count, transform=run.transform)))
 
     def copy() -> Trainer:
-        trainer = recipe.trainer(recipe.model(num_classes=classes), data=run.data, epochs=run.setup.epochs, lr=run.setup.lr)
+        trainer = _trainer(recipe, recipe.model(num_classes=classes), run.data, run.setup, run.parts)
         trainer.model.load_state_dict(weights)
         return trainer
 
@@ -309,6 +320,11 @@ def _configuration(path: str | os.PathLike[str]) -> tuple[Recipe, dict[str, Any]
     if options["seed"] < 0:
         raise CheckpointError(file, f"seed must be at least 0, got {options['seed']}")
     return recipe, options, config
+
+
+def _trainer(recipe: Recipe, model: Any, data: str, setup: Setup, parts: RecipeData) -> Trainer:
+    steps = -(-len(parts.train) // setup.batch_size)
+    return recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr, steps=steps)
 
 
 def _setup(recipe: Recipe, options: Mapping[str, Any]) -> Setup:

@@ -9,10 +9,17 @@ The pooled maps are 8x10x10 = 800 and 10x12x12 = 1440 features; 105,634 and 189,
 Initialisation. The report draws weights from a normal distribution and sets biases to zero. It gives no standard deviation: here it is
 sqrt(2 / fan_in) (He et al. 2015), with which a signal keeps its size through ReLUs.
 
-Training. SGD with momentum on softmax cross-entropy; pixels standardised. Batch size, learning rate and the number of epochs are ours.
+Training. SGD with momentum on softmax cross-entropy; pixels standardised. Batch size, learning rate, its schedule and the number of epochs are
+ours: the rate rises over the first tenth of all steps and falls along a line to 0, with every batch, so that also a single epoch of few images
+ends with small steps.
 
 Data. The report trained on 50, 100, 200 and 500 images of MNIST, because on more its author's program did not finish: `--subset 500` does the
-same, on images drawn with each class in its proportion, the same ones every time. For CIFAR-10, which it did not run, 40,000 of the published
+same, on images drawn with each class in its proportion, the same ones every time. Its 91.8 % after one epoch are 459 of its 500 images, as we
+read it: compare the training accuracy that a run prints (measured after the epoch) of
+
+    fastcnn train twoconv-mnist --data-dir DIR --subset 500 --epochs 1 --batch-size 1 --lr 0.001
+
+whose batch size and rate were chosen by that number. For CIFAR-10, which it did not run, 40,000 of the published
 training images train the network and 10,000 validate it.
 """
 
@@ -22,12 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from fastcnn import nn, optim
+from fastcnn import nn, optim, schedule
 from fastcnn.recipes.base import Option, Recipe, Setup
 from fastcnn.recipes.digits import DigitsRecipe
 from fastcnn.train import Trainer
 
 MOMENTUM = 0.9
+RISE = 0.1  # of all steps
 
 
 class TwoConv(Recipe):
@@ -59,9 +67,17 @@ class TwoConv(Recipe):
                 nn.init.zeros_(layer.bias)
         return model
 
-    def trainer(self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None) -> Trainer:
+    def trainer(
+        self, model: Any, *, data: str | None = None, epochs: int | None = None, lr: float | None = None, steps: int | None = None
+    ) -> Trainer:
         setup = self.setup(data, epochs=epochs, lr=lr)
-        return Trainer(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=setup.lr, momentum=MOMENTUM))
+        optimizer, total = optim.SGD(model.parameters(), lr=setup.lr, momentum=MOMENTUM), setup.epochs * (steps or 0)
+
+        def factor(step: int) -> float:
+            return min((step + 1) / (RISE * total), (total - step) / ((1 - RISE) * total), 1.0)
+
+        rates = schedule.LambdaLR(optimizer, factor) if total else None
+        return Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=rates, schedule_every="batch")
 
 
 class TwoConvMnist(DigitsRecipe, TwoConv):

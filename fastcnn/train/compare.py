@@ -37,7 +37,7 @@ class StepTimes(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"one training step of {self.batch} images: {self.ms_min:.2f} ms on {self.backend} ({_threads(self.threads)}), "
+            f"one training step of {self.batch} image{'s' * (self.batch != 1)}: {self.ms_min:.2f} ms on {self.backend} ({_threads(self.threads)}), "
             f"{self.other_ms_min:.2f} ms on {self.other} (NumPy, its own threads): {self.speedup:.1f} times faster "
             f"(minima of {self.steps} interleaved steps; medians {self.ms_median:.2f} and {self.other_ms_median:.2f} ms)"
         )

@@ -15,7 +15,7 @@ _WAIT_SHARE = 0.05
 class History:
     """One row (a dict) per epoch; `history["train_loss"]` is a column, with None where an epoch has no such number.
 
-    Columns: epoch (from 1), train_loss, train_<metric>, val_loss, val_<metric> (with validation data), lr (in use during the epoch),
+    Columns: epoch (from 1), train_loss, train_<metric>, val_loss, val_<metric> (with validation data), lr (in use during the epoch, the largest),
     seconds (training only, without validation), wait (those of them spent waiting for a batch) and images_per_second. Losses are per image.
     The training numbers are taken from the batches as they were trained on, dropout and all, so the weights they were measured with changed
     during the epoch.

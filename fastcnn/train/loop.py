@@ -149,11 +149,12 @@ def _epoch(
     """Train one epoch, or what is left of it, and return its training columns. Sums are kept in the trainer, so that a checkpoint has them."""
     if trainer.batch == 0:
         trainer.running = dict.fromkeys(["images", "seconds", "wait", "loss", *trainer.metrics], 0.0)
-    running, lr = trainer.running, trainer.optimizer.lr
+    running = trainer.running
     batches.set_epoch(trainer.epoch)
     halted, start = False, time.perf_counter()
     with ahead(batches, prefetch, first=trainer.batch) as coming:
         for x, y in coming:
+            running["lr"] = max(running.get("lr", 0.0), trainer.optimizer.lr)
             value = trainer.step(x, y)
             if not math.isfinite(value):
                 raise _diverged(trainer, value, x, y)
@@ -178,4 +179,4 @@ def _epoch(
     images, seconds = running["images"], running["seconds"]
     row: dict[str, Any] = {"epoch": trainer.epoch}
     row |= {f"train_{name}": running[name] / images for name in ("loss", *trainer.metrics)}
-    return row | {"lr": lr, "seconds": seconds, "wait": running["wait"], "images_per_second": images / seconds}
+    return row | {"lr": running["lr"], "seconds": seconds, "wait": running["wait"], "images_per_second": images / seconds}

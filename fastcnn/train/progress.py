@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -29,6 +30,14 @@ def tqdm_class() -> Any:
     return tqdm
 
 
+def _columns() -> int | None:
+    """The bar's width where the terminal does not know its own, as some in containers: tqdm would draw nothing. Else None: tqdm asks."""
+    try:
+        return None if os.get_terminal_size(sys.stderr.fileno()).columns else 80
+    except (OSError, ValueError):  # a notebook
+        return None
+
+
 class EpochProgress:
     """One epoch: advance() after each batch, finish(row) after validation. Used as a context manager, so that an error leaves no broken line."""
 
@@ -41,6 +50,7 @@ class EpochProgress:
             initial=trainer.batch,
             desc=f"epoch {trainer.epoch + 1}/{epochs}",
             bar_format=_FORMAT.replace("{elapsed}", "{elapsed}<{remaining}"),
+            ncols=_columns(),
         )
         self._images_before = trainer.running.get("images", 0.0) if trainer.batch else 0.0  # of the epoch's part before a resumption
         self._begin = time.perf_counter()

@@ -35,6 +35,7 @@ cdef extern from *:
     enum { fc_has_pool = 0 };
     static fc_parallel_function fc_pool(void) { return NULL; }
     static void fc_forget_threads(void) {}
+    static void fc_borrow_threads(fc_team_function team, unsigned count) { (void)team; (void)count; }
     #endif
     /* Large blocks start on a huge page and ask for huge pages: 512 times fewer page faults and TLB entries. */
     static void *fc_aligned_block(size_t nbytes) {
@@ -51,6 +52,8 @@ cdef extern from *:
     const bint fc_has_pool
     fc_parallel_function fc_pool() nogil
     void fc_forget_threads() nogil
+    ctypedef void* fc_team_function
+    void fc_borrow_threads(fc_team_function team, unsigned count) nogil
     void* fc_aligned_block(size_t nbytes) nogil
 
 
@@ -60,6 +63,7 @@ cdef double SERIAL_FLOPS = 1e6
 
 cdef int _threads = 1
 cdef bint _forked = False
+cdef bint _lent = False
 
 
 cdef fc_parallel_function pool() noexcept:
@@ -198,14 +202,28 @@ def threads() -> int:
 
 def after_fork_in_child() -> None:
     """Our own pool starts its threads again when they are needed; an OpenMP runtime's do not survive fork, and waiting for them would hang."""
-    global _forked
+    global _forked, _lent
     fc_forget_threads()
+    _lent = False
     _forked = not fc_has_pool
+
+
+def borrow_threads(size_t address, unsigned count) -> bool:
+    """Run the parallel loops on `count` threads of an OpenMP runtime, whose GOMP_parallel lies at this address; 0: on our own again.
+
+    False, and nothing changes, where the loops are not on our own pool (they are on an OpenMP runtime, or serial).
+    """
+    global _lent
+    if not fc_has_pool:
+        return False
+    fc_borrow_threads(<fc_team_function>address, count)
+    _lent = address != 0
+    return True
 
 
 def loops() -> str:
     """What runs the parallel loops."""
-    return "own threads" if fc_has_pool else "OpenMP" if fc_has_openmp else "serial (a build without OpenMP)"
+    return "borrowed threads" if _lent else "own threads" if fc_has_pool else "OpenMP" if fc_has_openmp else "serial (a build without OpenMP)"
 
 
 def compiler() -> str:

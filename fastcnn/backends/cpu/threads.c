@@ -89,9 +89,41 @@ static void start_workers(int wanted) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* The other library's way to run a function on its threads, and how many it has; NULL: our own pool. */
+static _Atomic(fc_team_function) lender;
+static _Atomic unsigned lent;
+
+typedef struct {
+    fc_task task;
+    void *context;
+    int count;
+    _Atomic int next;
+} shared_job;
+
+/* What each thread of the other library's team does. Which of them takes a part does not matter, as in take_parts. */
+static void take_shared_parts(void *data) {
+    shared_job *const job = data;
+    const int outer = inside;
+    inside = 1;
+    for (int i; (i = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed)) < job->count;) job->task(job->context, i);
+    inside = outer;
+}
+
+void fc_borrow_threads(fc_team_function team, unsigned count) {
+    atomic_store(&lent, count);
+    atomic_store(&lender, team);
+}
+
 void fc_parallel(fc_task task, void *context, int count) {
     if (count <= 1 || inside || atomic_exchange(&busy, 1)) { /* one job at a time: a second thread's loop runs on that thread */
         for (int i = 0; i < count; i++) task(context, i);
+        return;
+    }
+    const fc_team_function team = atomic_load(&lender);
+    if (team) { /* always as many threads as that library uses for its own loops: teams of changing size are taken down and set up again */
+        shared_job job = {task, context, count, 0};
+        team(take_shared_parts, &job, atomic_load(&lent), 0);
+        atomic_store(&busy, 0);
         return;
     }
     if (workers < count - 1) start_workers(count - 1);
@@ -119,6 +151,7 @@ void fc_parallel(fc_task task, void *context, int count) {
 }
 
 void fc_forget_threads(void) {
+    atomic_store(&lender, NULL); /* its threads are not here either, and it would wait for them */
     workers = 0;
     atomic_store(&sleepers, 0);
     atomic_store(&caller_sleeps, 0);
