@@ -214,7 +214,7 @@ def test_summary_recipes_info(capsys):
     assert code == 0 and "61,706" in out and "Conv2d 5x5" in out
     assert json.loads(run(capsys, "summary", "lenet", "--json")[1])["macs"] == 416_520
     code, out, _ = run(capsys, "recipes")
-    assert code == 0 and out.startswith("lenet (lenet-mnist)\n") and "--data mnist" in out
+    assert code == 0 and out.startswith("lenet (lenet-mnist: --data mnist)\n")
     code, out, _ = run(capsys, "info")
     assert code == 0 and "NumPy" in out and np.__version__ in out and "backend" in out
     assert json.loads(run(capsys, "info", "--json")[1])["NumPy"] == np.__version__

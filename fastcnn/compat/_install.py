@@ -315,8 +315,8 @@ def _name(module: types.ModuleType) -> str:
 
 
 def _modules() -> list[types.ModuleType]:
-    """Everybody's loaded modules but our own."""
-    found = [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
+    """Everybody's loaded modules but our own, each once: one module may go under several names, as `python -m` leaves it."""
+    found = list({id(module): module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)}.values())
     return [module for module in found if _name(module).partition(".")[0] != "fastcnn"]
 
 
