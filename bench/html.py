@@ -70,7 +70,7 @@ def collect(documents: Sequence[dict]) -> dict:
 
 def _rows(document: dict) -> list[dict]:
     """The comparisons of a document, one dict of plain values per row."""
-    settings = document["settings"]
+    settings = document.get("settings", {})  # runs of the recipes and coursework have no rows for the page
     if document["kind"] == convs.KIND:
         return [
             _row(document, row["results"], f"conv {row['op']}", row["list"], row["problem"], row["shape"])
