@@ -57,7 +57,7 @@ def test_pages_are_filled_with_their_own_rows(monkeypatch, tmp_path):
     document = run(monkeypatch, im2col=lambda: 1.0, fastcnn=lambda: 1.0)
     (tmp_path / "result.json").write_text(json.dumps(document))
     for name in ("made_up", "other"):
-        (tmp_path / f"{name}.md").write_text(f"before\n<!-- table:start -->\nold\n<!-- table:end -->\nafter\n")
+        (tmp_path / f"{name}.md").write_text("before\n<!-- table:start -->\nold\n<!-- table:end -->\nafter\n")
     assert readme.fill_courses(tmp_path, tmp_path) == 1
     assert coursework.render(document, "made_up") in (tmp_path / "made_up.md").read_text()
     assert "old" not in (tmp_path / "other.md").read_text()
