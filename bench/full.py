@@ -21,6 +21,7 @@ PUBLIC = {"resnet50": 95, "vgg19": 45, "mobilenet": 70, "onednn": 105, "deepbenc
 PARTS: dict[str, tuple[str, int]] = {
     "roofline": ("roofline --repeats 10", 20),
     "step": (f"step {RECIPES} --peers reference,torch --repeats 15", 70),
+    "step-batches": (f"step {RECIPES} --batch 1,16,256 --peers torch --repeats 5", 115),
     "step-compile": ("step lenet batchnorm-cifar10 --peers torch,compile --repeats 10", 60),
     "step-wide": ("step wide-256 --peers torch --repeats 3", 120),
     "inference": (f"inference {RECIPES} --batch 1,16,64,256 --peers torch,onnxruntime --repeats 10", 80),
