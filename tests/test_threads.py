@@ -163,6 +163,36 @@ def test_an_algorithm_chosen_for_one_call_does_not_reach_other_threads():
     assert seen == ["auto"] and cpu.get_algorithm() == "auto"
 
 
+AFFINITY = """
+import os, time
+import numpy as np
+import fastcnn
+from fastcnn import functional as F
+
+fastcnn.set_backend("cpu")
+rng = np.random.default_rng(0)
+x, w = (rng.integers(-4, 5, shape).astype(np.float32) for shape in ((8, 16, 20, 20), (16, 16, 3, 3)))
+fastcnn.set_num_threads(1)
+expected = F.conv2d(x, w, padding=1, algorithm="direct").tobytes()
+before, own = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
+fastcnn.set_num_threads(3)
+for cpus in (before, {min(before)}, before):
+    os.sched_setaffinity(0, cpus)
+    for _ in range(3):
+        time.sleep(0.002)  # the workers fall asleep
+        assert F.conv2d(x, w, padding=1, algorithm="direct").tobytes() == expected
+    assert os.sched_getaffinity(0) == cpus
+    for worker in map(int, set(os.listdir("/proc/self/task")) - own):
+        assert os.sched_getaffinity(worker) <= before
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this platform")
+def test_workers_stay_on_the_cpus_of_the_process_and_the_callers_own_are_left_alone():
+    done = subprocess.run([sys.executable, "-c", AFFINITY], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("n", [0, -1])
 def test_set_num_threads_refuses_less_than_one(n):
     with pytest.raises(ValueError, match=f"set_num_threads: n must be at least 1, got {n}"):
