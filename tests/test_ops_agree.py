@@ -118,6 +118,27 @@ def test_large_weight_gradients_agree(problem, isa, dtype, rng):
     same_bits(cpu.conv2d_grad_weight(in_format(g, "channels_last"), x, w.shape, *options), expected)
 
 
+# Many weights and strips too small to use them: images are laid out first, in one stage or several; small images share an item.
+LAID_OUT = """
+strided     2 130 21 19 150 3 3 2 1 1 1
+dilated     1 140 19 19 130 3 3 1 6 6 1
+stages      9 300 30 30 70 3 3 2 0 1 1
+small       7 150 5 5 160 3 3 1 1 1 1
+"""
+
+
+@pytest.mark.parametrize("problem", problems.parse(LAID_OUT.splitlines(), "LAID_OUT"), ids=lambda p: p.name)
+def test_layers_of_many_weights_agree(problem, isa, dtype, rng):
+    x, w, b = (integers(rng, shape, dtype) for shape in (problem.input_shape, problem.weight_shape, problem.O))
+    options = (problem.stride, resolve_padding(problem.padding, problem.kernel, problem.stride, problem.dilation), problem.dilation, problem.groups)
+    expected = reference.conv2d(x, w, b, *options)
+    g = integers(rng, expected.shape, dtype)
+    grad_input = reference.conv2d_grad_input(g, w, x.shape, *options)
+    for fmt in FORMATS:
+        same_bits(cpu.conv2d(in_format(x, fmt), w, b, *options), expected)
+        same_bits(cpu.conv2d_grad_input(in_format(g, fmt), w, x.shape, *options), grad_input)
+
+
 @pytest.mark.parametrize(("op", "impl"), [p for op in ("conv2d", "conv2d_grad_input", "conv2d_grad_weight") for p in every_implementation(op)])
 def test_every_implementation_agrees_wherever_it_applies(op, impl, isa, dtype, rng):
     """Also where an earlier one in the list would have been chosen."""
