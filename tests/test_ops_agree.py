@@ -88,8 +88,8 @@ def every_implementation(op):
     return [pytest.param(op, impl, id=f"{op}-{impl.name}") for impl in cpu.select.IMPLEMENTATIONS[op] if "winograd" not in impl.name]
 
 
-# Weight gradients of more than 384 KB go block by block: one that takes several stages of images, 1x1 with either side the smaller one, sampled by strides inside
-# and beyond the padding, every tap a row of its own, groups, rows longer than a chunk.
+# Weight gradients of more than 384 KB go block by block: one that takes several stages of images, 1x1 with either side the smaller one, sampled by
+# strides inside and beyond the padding, every tap a row of its own, groups, rows longer than a chunk.
 LARGE_GRADIENTS = """
 stages      12 300 28 28 330 1 1 1 0 1 1
 wide-out    3 200 9 7 500 1 1 1 0 1 1
