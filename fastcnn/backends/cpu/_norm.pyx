@@ -152,9 +152,9 @@ cdef void apply_piece(const fc_isa* kernels, const Layout* s, index i, const rea
         at = pooled_at(s, i)
         for r in range(rows // 2):
             if real is float:
-                kernels.f32.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
+                kernels.f32.window_max(piece + 2 * r * line, line, s.C, 2 * s.C, 2, 2, 0, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
             else:
-                kernels.f64.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
+                kernels.f64.window_max(piece + 2 * r * line, line, s.C, 2 * s.C, 2, 2, 0, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
             at += s.windows.OW * s.C
 
 
@@ -186,9 +186,9 @@ cdef const real* spread_piece(const fc_isa* kernels, const Layout* s, index i, c
     at = pooled_at(s, i)
     for r in range(rows // 2):
         if real is float:
-            kernels.f32.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, w.OW, s.C)
+            kernels.f32.window_max_back(grad + at, winners + at, line, s.C, 2 * s.C, 2, 2, 0, 2, piece + 2 * r * line, 0, w.OW, s.C)
         else:
-            kernels.f64.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, w.OW, s.C)
+            kernels.f64.window_max_back(grad + at, winners + at, line, s.C, 2 * s.C, 2, 2, 0, 2, piece + 2 * r * line, 0, w.OW, s.C)
         at += w.OW * s.C
     return piece
 
