@@ -98,11 +98,13 @@ static inline vec FC_FN(sqrt)(vec v) {
 }
 #endif
 
-/* Lanes added one after another, in double. */
+/* The lanes' sum, in double, by halves. */
 static inline double FC_FN(lane_sum)(vec v) {
-    double total = 0;
-    for (int i = 0; i < L; i++) total += v[i];
-    return total;
+    double lane[FC_VBYTES / FC_REAL_BYTES];
+    for (int i = 0; i < L; i++) lane[i] = v[i];
+    FC_UNROLL for (int half = L / 2; half > 0; half /= 2)
+        FC_UNROLL for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    return lane[0];
 }
 
 /* ZIP: interleave the lower (upper) halves of a and b, a0 b0 a1 b1 ...; EVEN and ODD are its inverse.
