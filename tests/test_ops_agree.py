@@ -200,13 +200,28 @@ def test_max_pool2d_agrees(case, fmt, isa, dtype, rng):
     shape, kernel, stride, padding, dilation, ceil_mode = case
     size = pool2d_output_size(shape[2:], kernel, stride, padding, dilation, ceil_mode)
     x = integers(rng, shape, dtype)  # nine values in windows of up to thirty pixels: ties everywhere
-    expected, where = reference.max_pool2d(x, kernel, stride, padding, dilation, size)
-    output, indices = cpu.max_pool2d(in_format(x, fmt), kernel, stride, padding, dilation, size)
+    window = (kernel, stride, padding, dilation)
+    expected, where = reference.max_pool2d(x, *window, size, "indices")
+    _, inside = reference.max_pool2d(x, *window, size, "places")
+    output, indices = cpu.max_pool2d(in_format(x, fmt), *window, size, "indices")
     same_bits(output, expected)
     same_bits(indices, where)
     assert in_memory_format(output, in_format(x, fmt))
+    output, places = cpu.max_pool2d(in_format(x, fmt), *window, size, "places")
+    same_bits(output, expected)
+    same_bits(places, inside)
+    output, nothing = cpu.max_pool2d(in_format(x, fmt), *window, size, None)
+    same_bits(output, expected)
+    assert nothing is None
     g = integers(rng, output.shape, dtype)
-    same_bits(cpu.max_pool2d_backward(in_format(g, fmt), indices, shape), reference.max_pool2d_backward(g, where, shape))
+    expected = reference.max_pool2d_backward(g, where, shape)
+    same_bits(cpu.max_pool2d_backward(in_format(g, fmt), indices, shape), expected)
+    if places.dtype == np.int8:
+        same_bits(reference.max_pool2d_backward_places(g, inside, shape, *window), expected)
+        spread = cpu.max_pool2d_backward_places(in_format(g, fmt), places, shape, *window)
+        same_bits(spread, expected)
+        assert in_memory_format(spread, in_format(g, fmt))
+        same_bits(cpu.max_pool2d_backward_places(in_format(g, fmt), np.ascontiguousarray(places), shape, *window), expected)
     for ties in ("first", "all", "split"):
         for accumulate in (True, False):
             options = (kernel, stride, padding, dilation, ties, accumulate)
@@ -252,8 +267,8 @@ ADAPTIVE = [((8, 8), (1, 1)), ((8, 8), (4, 2)), ((7, 9), (3, 4)), ((3, 2), (5, 6
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_adaptive_pools_agree(size, output_size, fmt, isa, dtype, rng):
     x = integers(rng, (2, 17, *size), dtype)
-    expected, where = reference.adaptive_max_pool2d(x, output_size)
-    output, indices = cpu.adaptive_max_pool2d(in_format(x, fmt), output_size)
+    expected, where = reference.adaptive_max_pool2d(x, output_size, "indices")
+    output, indices = cpu.adaptive_max_pool2d(in_format(x, fmt), output_size, "indices")
     same_bits(output, expected)
     same_bits(indices, where)
     output = cpu.adaptive_avg_pool2d(in_format(x, fmt), output_size)
@@ -269,10 +284,11 @@ def test_max_pool2d_of_special_values_agrees(value, isa, dtype, rng):
     x[rng.random(x.shape) < 0.3] = value
     for fmt in FORMATS:
         options = ((3, 3), (2, 2), (1, 1), (1, 1), (4, 4))
-        output, indices = cpu.max_pool2d(in_format(x, fmt), *options)
-        expected, where = reference.max_pool2d(x, *options)
-        np.testing.assert_array_equal(output, expected)
-        np.testing.assert_array_equal(indices, where)
+        for winners in ("indices", "places", None):
+            output, told = cpu.max_pool2d(in_format(x, fmt), *options, winners)
+            expected, where = reference.max_pool2d(x, *options, winners)
+            np.testing.assert_array_equal(output, expected)
+            np.testing.assert_array_equal(told, where)
 
 
 def test_max_pool2d_backward_refuses_foreign_indices(rng):
