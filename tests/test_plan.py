@@ -1103,3 +1103,13 @@ def test_large_cheap_outputs_are_made_again():
         model = nn.Sequential(nn.Conv2d(channels, filters, 5, rng=0), nn.BatchNorm2d(filters), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
         block = Block(list(model.named_children()), (2, channels, size, size), True)
         assert block.made_again(2, np.dtype(np.float32)) is expected
+
+
+@pytest.mark.parametrize(
+    ("filters", "batch", "expected"), [(36, 64, "images in lanes"), (36, 16, "channels-last"), (48, 64, "channels-last"), (20, 64, "images in lanes")]
+)
+def test_filters_that_fill_their_vectors_badly_leave_the_lanes_to_images(filters, batch, expected):
+    if cpu.isa() != "avx512":
+        pytest.skip(f"the numbers are those of 16 lanes; this is {cpu.isa()}")
+    model = nn.Sequential(nn.Conv2d(1, filters, 9), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(filters * 16, 3))
+    assert expected in str(model.plan((batch, 1, 16, 16))).splitlines()[2]
