@@ -19,6 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+import gates
 import numpy as np
 from arrays import in_format, in_memory_format
 
@@ -26,7 +27,7 @@ import fastcnn
 from bench import problems
 from fastcnn import functional as F
 from fastcnn.backends import reference
-from fastcnn.shapes import ShapeError, conv2d_output_size, conv2d_macs, kernel_extent, pool2d_output_size
+from fastcnn.shapes import ShapeError, conv2d_macs, conv2d_output_size, kernel_extent, pool2d_output_size
 
 SHAPES = Path(__file__).parent / "shapes"
 LISTS = ("correctness", "odd", "reports", "short", "batch1", "overhead", "convnet", "deepbench", "mobilenet", "resnet50", "vgg19", "onednn")
@@ -346,6 +347,35 @@ def transposed(case, dtypes, formats, results):
                 results.failures.append(f"conv_transpose2d_backward weight {dtype} {fmt} {case}")
 
 
+def gated(cases, positive=False, formats=("contiguous", "channels_last")):
+    """Normal data, or their absolute values, through the gates of the numeric contract: by the direct algorithm, and by Winograd's where it can.
+    Returns how many passed."""
+    from fastcnn.backends import cpu
+
+    counts = Counter()
+    for case in cases:
+        rng = np.random.default_rng(zlib.crc32(case.name.encode()))
+        x, w, b, g = (rng.standard_normal(shape, dtype=np.float32) for shape in (case.input, case.weight, case.output[1], case.output))
+        if positive:
+            x, w, b, g = (np.abs(a) for a in (x, w, b, g))
+        wanted = gates.expected(x, w, b, g, case.options)
+        terms = {"conv2d": prod(case.weight[1:]) + 1, "conv2d_grad_input": case.weight[0] // case.groups * prod(case.weight[2:]),
+                 "conv2d_grad_weight": case.input[0] * prod(case.output[2:])}  # fmt: skip
+        for fmt in formats:
+            xf, wf, gf = formats_of(fmt, x, w, g)
+            calls = {"conv2d": (xf, wf, b), "conv2d_grad_input": (gf, wf, x.shape), "conv2d_grad_weight": (gf, xf, w.shape)}
+            for op, arguments in calls.items():
+                for algorithm in gates.GATES:
+                    with fastcnn.use_algorithm(algorithm):
+                        impl = cpu.select.choose(op, (*arguments, *case.options))[0]
+                        if algorithm == "winograd" and "winograd" not in impl.name:
+                            continue
+                        result = impl.function(*arguments, *case.options)
+                    gates.gate(op, algorithm, result, *wanted[op], terms[op] if positive else 0)
+                    counts[algorithm] += 1
+    return counts
+
+
 def compare(cases, dtypes, formats):
     """Everything, for every case; the algorithm is 'direct', the only one that promises this."""
     from fastcnn.backends import cpu
@@ -373,8 +403,12 @@ def main():
 
     fastcnn.set_num_threads(arguments.threads)
     cases = [*listed(), *drawn(arguments.random, arguments.seed)][:: arguments.every]
+    gates_passed = {}
+    if "float32" in arguments.dtype:
+        for sign in ("both", "positive"):
+            gates_passed |= {f"{algorithm}, {sign} signs": n for algorithm, n in gated(cases, sign == "positive").items()}
     results = compare(cases, [np.dtype(d) for d in arguments.dtype], arguments.formats)
-    json.dump({"isa": cpu.isa(), "problems": len(cases), "compared": results.compared, "implementations": results.implementations,
+    json.dump({"isa": cpu.isa(), "problems": len(cases), "compared": results.compared, "implementations": results.implementations, "gates": gates_passed,
                "failures": results.failures[:50], "failed": len(results.failures)}, sys.stdout, indent=1)  # fmt: skip
     print()
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current, use_algorithm
+from ..options import integer, pair, single
 from ..shapes import ShapeError, check_bytes, conv2d_output_size, conv_transpose2d_output_size, resolve_padding
-from ._check import array, batched, formatted, images, integer, like, mask3, pair, shape_text, shaped, single, wrong_shape
+from ._check import array, batched, formatted, images, like, mask3, shape_text, shaped, wrong_shape
 from ._layout import in_nhwc
 
 Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
