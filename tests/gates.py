@@ -8,7 +8,8 @@ import numpy as np
 from fastcnn.backends import reference
 
 U = 2.0**-24
-GATES = {"direct": (8, 1e-6), "winograd": (200, 8e-6)}  # per element: so many u times A (of Winograd: its tile's largest A); relative L2 norm
+GATES = {"direct": (8, 1e-6), "winograd": (200, 8e-6)}  # per element: so many u times A (of Winograd: its tile's largest A); relative L2 norm, which means nothing of a
+# few numbers that may cancel
 
 
 def tile_maximum(a):
@@ -54,4 +55,4 @@ def gate(op, algorithm, actual, result, bound, terms=0):
     most += terms**0.5
     largest, relative = error(op, algorithm, actual, result, bound)
     assert largest <= most, f"{op} {algorithm}: an error of {largest:.1f} u A, at most {most} are allowed"
-    assert relative <= norm, f"{op} {algorithm}: a relative L2 error of {relative:.1e}, at most {norm} are allowed"
+    assert relative <= norm or actual.size < 16, f"{op} {algorithm}: a relative L2 error of {relative:.1e}, at most {norm} are allowed"
