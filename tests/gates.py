@@ -8,8 +8,8 @@ import numpy as np
 from fastcnn.backends import reference
 
 U = 2.0**-24
-GATES = {"direct": (8, 1e-6), "winograd": (200, 8e-6)}  # per element: so many u times A (of Winograd: its tile's largest A); relative L2 norm, which means nothing of a
-# few numbers that may cancel
+# per element: so many u times A (of Winograd: its tile's largest A); relative L2 norm, which means nothing of a few numbers that may cancel
+GATES = {"direct": (8, 1e-6), "winograd": (200, 8e-6)}
 
 
 def tile_maximum(a):
