@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-BAD = ("test_bad_input.py", "test_bad_options.py", "test_bad_layers.py")
+BAD = ("test_bad_input.py", "test_bad_options.py", "test_bad_layers.py", "test_bad_compat.py")
 CODE = """
 import resource, sys
 import pytest
-import bad_calls, fastcnn.datasets, fastcnn.train, fastcnn.recipes
+import bad_calls, fastcnn.compat.coursera, fastcnn.compat.cs231n, fastcnn.compat.dlfs, fastcnn.compat.mytorch, fastcnn.datasets, fastcnn.train, fastcnn.recipes
 try:
     import fastcnn.backends.cpu
 except ImportError:
