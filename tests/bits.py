@@ -181,7 +181,7 @@ NETWORKS = {  # layers, shape of an image
 }  # fmt: skip
 
 
-def train(network, planned, images=200, epochs=2, batch_size=48):
+def train(network, planned, images=100, epochs=2, batch_size=48):
     """A run with shuffling, random crops, flips and dropout: the digest of its history, weights and optimizer. Not planned: layer by layer, as by hand."""
     from fastcnn import datasets
 

@@ -162,6 +162,32 @@ def drawn(count, seed):
             continue
 
 
+def heavy(count, seed):
+    """Random problems with many weights on small images, which some algorithms take from a size on that scaled ones never reach: weights beyond L2, images laid
+    out in several stages, blocks of the gradient."""
+    rng = np.random.default_rng([seed, 1])
+
+    def pick(*values):
+        return int(rng.choice(values))
+
+    found = 0
+    while found < count:
+        groups = pick(1, 1, 1, 1, 2, 3)
+        channels, filters = (pick(48, 64, 65, 96, 110, 128, 130, 192, 200, 256, 300, 330, 512, 515) for _ in range(2))
+        kernel = [(1, 1), (1, 1), (3, 3), (3, 3), (3, 3), (5, 5), (1, 3), (3, 1), (2, 2), (7, 7)][rng.integers(10)]
+        stride, dilation = (pick(1, 1, 1, 2, 3), pick(1, 1, 1, 2, 3)), (pick(1, 1, 1, 2), pick(1, 1, 1, 2))
+        padding = tuple((pick(0, 1, 1, 2, 4), pick(0, 1, 1, 2)) for _ in range(2))
+        size = (pick(1, 2, 4, 5, 7, 8, 9, 12, 14), pick(1, 2, 4, 6, 7, 9, 10, 14, 28, 90))
+        N = pick(1, 1, 2, 3, 8, 12, 17, 33)
+        case = Case(f"heavy-{seed}/{found + 1}", (N, groups * channels, *size), (groups * filters, channels, *kernel), stride, padding, dilation, groups)
+        try:
+            if prod(case.weight) >= 60_000 and case.macs <= 60_000_000 and case.elements <= 4_000_000:
+                found += 1
+                yield case
+        except ShapeError:
+            continue
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +410,8 @@ def compare(cases, dtypes, formats):
     with fastcnn.use_backend("cpu"), fastcnn.use_algorithm("direct"):
         for case in cases:
             convolve(cpu, case, dtypes, formats, results)
+            if not case.fits:  # a heavy one
+                continue
             pools(cpu, case, dtypes, formats, results)
             columns(cpu, case, dtypes, formats, results)
             transposed(case, dtypes, formats, results)
@@ -395,6 +423,7 @@ def main():
     parser.add_argument("--dtype", nargs="+", default=["float32", "float64"], choices=["float32", "float64"])
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
     parser.add_argument("--random", type=int, default=1500, help="how many random problems beside the listed ones")
+    parser.add_argument("--heavy", type=int, default=200, help="how many of them with many weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="take every n-th problem only")
     parser.add_argument("--threads", type=int, default=2)
@@ -402,11 +431,11 @@ def main():
     from fastcnn.backends import cpu
 
     fastcnn.set_num_threads(arguments.threads)
-    cases = [*listed(), *drawn(arguments.random, arguments.seed)][:: arguments.every]
+    cases = [*listed(), *drawn(arguments.random, arguments.seed), *heavy(arguments.heavy, arguments.seed)][:: arguments.every]
     gates_passed = {}
     if "float32" in arguments.dtype:
         for sign in ("both", "positive"):
-            gates_passed |= {f"{algorithm}, {sign} signs": n for algorithm, n in gated(cases, sign == "positive").items()}
+            gates_passed |= {f"{algorithm}, {sign} signs": n for algorithm, n in gated(cases[::3], sign == "positive").items()}
     results = compare(cases, [np.dtype(d) for d in arguments.dtype], arguments.formats)
     json.dump({"isa": cpu.isa(), "problems": len(cases), "compared": results.compared, "implementations": results.implementations, "gates": gates_passed,
                "failures": results.failures[:50], "failed": len(results.failures)}, sys.stdout, indent=1)  # fmt: skip

@@ -5,6 +5,7 @@ import exact
 import gates
 import numpy as np
 import pytest
+import random_networks
 from arrays import in_format
 
 import fastcnn
@@ -34,7 +35,7 @@ def test_the_lists_hold_as_many_problems_as_is_said():
 
 
 @every_isa
-@pytest.mark.parametrize("cases", [lambda: [*exact.listed()][::41], lambda: exact.drawn(30, 11)], ids=["lists", "random"])
+@pytest.mark.parametrize("cases", [lambda: [*exact.listed()][::41], lambda: exact.drawn(30, 11), lambda: exact.heavy(6, 11)], ids=["lists", "random", "heavy"])
 def test_whole_numbers_give_the_bits_of_the_reference(cases, isa):
     results = exact.compare(cases(), DTYPES, exact.FORMATS)
     assert not results.failures, "\n".join(results.failures[:20])
@@ -212,19 +213,6 @@ NETWORKS = {
 }  # fmt: skip
 
 
-class Integral(nn.Module):
-    """A loss whose gradient is given: whole numbers come back into the network."""
-
-    def __init__(self, gradient):
-        self.gradient = gradient
-
-    def forward(self, input, target):
-        return float(input[0, 0])
-
-    def backward(self, grad_output=1.0):
-        return self.gradient
-
-
 @every_isa
 @pytest.mark.parametrize("batch", ["whole", "ragged"])
 @pytest.mark.parametrize("network", NETWORKS)
@@ -237,9 +225,11 @@ def test_networks_of_whole_numbers_by_their_plans(network, batch, isa, dtype):
         rng = np.random.default_rng(7)
         model = nn.Sequential(*build()).to(dtype)
         for parameter in model.parameters():  # few and small: a gradient's sums must stay below 2^24
-            parameter.data[...] = rng.integers(-1, 2, parameter.shape) * (rng.random(parameter.shape) < min(1.0, 12 / parameter.data[0].size))
+            values = rng.integers(-1, 2, parameter.shape)
+            parameter.data[...] = values * (rng.random(parameter.shape) < min(1.0, 12 / parameter.data[0].size))
         x, y = rng.integers(-2, 3, shape).astype(dtype), rng.integers(0, 2, shape[0])
-        loss = Integral((rng.integers(-1, 2, (shape[0], model[-1].out_features)) * (rng.random((shape[0], model[-1].out_features)) < 0.2)).astype(dtype))
+        output = shape[0], model[-1].out_features
+        loss = random_networks.Given((rng.integers(-1, 2, output) * (rng.random(output) < 0.2)).astype(dtype))
         with fastcnn.use_backend(backend), fastcnn.use_algorithm("direct"):
             trainer = fastcnn.Trainer(model, loss, fastcnn.optim.SGD(model.parameters(), lr=2.0**-6))
             predicted = trainer.predict(x)
@@ -250,6 +240,13 @@ def test_networks_of_whole_numbers_by_their_plans(network, batch, isa, dtype):
     for actual, expected in zip(*reversed(results), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert any(a.any() for a in results[0][2:])
+
+
+@every_isa
+def test_random_networks_of_whole_numbers_by_their_plans(isa):
+    failures, compared = random_networks.compare(random_networks.drawn(12, 1), (np.float32, np.float64))
+    assert not failures, "\n".join(failures)
+    assert compared >= 16
 
 
 # --- float data -------------------------------------------------------------------------------------------------------------------
