@@ -181,7 +181,7 @@ def heavy(count, seed):
         N = pick(1, 1, 2, 3, 8, 12, 17, 33)
         case = Case(f"heavy-{seed}/{found + 1}", (N, groups * channels, *size), (groups * filters, channels, *kernel), stride, padding, dilation, groups)
         try:
-            if prod(case.weight) >= 60_000 and case.macs <= 60_000_000 and case.elements <= 4_000_000:
+            if prod(case.weight) >= 60_000 and case.macs <= 25_000_000 and case.elements <= 1_200_000:
                 found += 1
                 yield case
         except ShapeError:
@@ -423,7 +423,7 @@ def main():
     parser.add_argument("--dtype", nargs="+", default=["float32", "float64"], choices=["float32", "float64"])
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
     parser.add_argument("--random", type=int, default=1500, help="how many random problems beside the listed ones")
-    parser.add_argument("--heavy", type=int, default=200, help="how many of them with many weights")
+    parser.add_argument("--heavy", type=int, default=150, help="how many of them with many weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="take every n-th problem only")
     parser.add_argument("--threads", type=int, default=2)
