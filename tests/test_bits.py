@@ -1,6 +1,6 @@
 """The bits do not depend on the number of threads: every op of the table, and training runs with dropout and augmentation, by plans and layer by layer.
 
-Here a sample; nightly/test_bits.py runs 1, 2, 3, 4 and 7 threads three times each, on every instruction set.
+Here a sample; nightly/test_all_bits.py runs 1, 2, 3, 4 and 7 threads three times each, on every instruction set.
 """
 
 import bits

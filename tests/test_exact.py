@@ -1,4 +1,4 @@
-"""A sample of the whole-number problems of exact.py, in the normal tests; nightly/test_exact.py runs all of them. And what no list has: strides and
+"""A sample of the whole-number problems of exact.py, in the normal tests; nightly/test_all_exact.py runs all of them. And what no list has: strides and
 dilations of two thousand million, arrays that lie in memory in unusual ways, whole networks by their plans."""
 
 import exact

@@ -1,5 +1,5 @@
 """Laws that hold for every shape and option, on drawn ones, in whole numbers, so that both sides are equal to the bit: adjoints, linearity, independence of
-batch and memory, and how options explain each other. FASTCNN_PROPERTY_EXAMPLES says how many are drawn per law (nightly/test_properties.py: many)."""
+batch and memory, and how options explain each other. FASTCNN_PROPERTY_EXAMPLES says how many are drawn per law (nightly/test_all_properties.py: many)."""
 
 import os
 
