@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from .options import seed as checked
+
 _rng = np.random.default_rng()
 
 
 def manual_seed(seed: int) -> np.random.Generator:
     """Restart the default generator from seed and return it."""
     global _rng
-    _rng = np.random.default_rng(seed)
+    _rng = np.random.default_rng(checked(seed, "manual_seed"))
     return _rng
 
 
@@ -21,5 +23,5 @@ def default_rng(rng: np.random.Generator | int | None = None) -> np.random.Gener
     if isinstance(rng, np.random.Generator):
         return rng
     if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
-        return np.random.default_rng(int(rng))
+        return np.random.default_rng(checked(rng, "default_rng", "rng"))
     raise TypeError(f"rng must be a numpy.random.Generator, an int seed or None, got {type(rng).__name__}")

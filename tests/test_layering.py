@@ -19,6 +19,7 @@ PACKAGE = ROOT / "fastcnn"
 FLOORS = {
     "fastcnn": 7,  # the package's own __init__: names of every floor, imported lazily
     "fastcnn.shapes": 1,
+    "fastcnn.options": 1,
     "fastcnn.random": 1,
     "fastcnn.backends": 1,
     "fastcnn.backends.ops": 1,

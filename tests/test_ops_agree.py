@@ -5,6 +5,7 @@ Inputs are small integers, so every order of summation is exact: results are com
 
 import numpy as np
 import pytest
+from arrays import FORMATS, in_format, in_memory_format
 
 import fastcnn
 from bench import problems
@@ -14,7 +15,6 @@ from fastcnn.shapes import pool2d_output_size, resolve_padding
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
 
 PROBLEMS = {p.name: p for p in problems.load("correctness")}
-FORMATS = ("contiguous", "channels_last", "view")
 
 
 @pytest.fixture(params=cpu.available_isas())
@@ -38,27 +38,10 @@ def integers(rng, shape, dtype):
     return rng.integers(-4, 5, shape).astype(dtype)
 
 
-def in_format(array, fmt):
-    """The same values: C-contiguous, channels-last, or a view with gaps and a reversed axis."""
-    if fmt == "contiguous":
-        return array
-    if fmt == "channels_last":
-        return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    wide = np.full([2 * n for n in array.shape], 77, array.dtype)
-    wide[::2, ::2, ::-2, ::2] = array
-    return wide[::2, ::2, ::-2, ::2]
-
-
 def same_bits(actual, expected):
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     assert np.array_equal(actual, expected), f"max difference {np.abs(actual - expected).max()} at {np.argwhere(actual != expected)[0]}"
-
-
-def in_memory_format(result, argument):
-    """Results of channels-last arguments are channels-last, all others C-contiguous (also where the argument is both, having one channel or one pixel)."""
-    channels_last = argument.transpose(0, 2, 3, 1).flags.c_contiguous and not argument.flags.c_contiguous
-    return (result.transpose(0, 2, 3, 1) if channels_last else result).flags.c_contiguous
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=lambda p: p.name)

@@ -87,6 +87,16 @@ def test_what_fit_refuses():
         fit(nn.Linear(2, 2, device="meta"), data())
     with pytest.raises(ValueError, match="no batch_size"):
         fit(network(), DataLoader(TensorDataset(*data(4)), batch_size=None))
+    for bad, message in {
+        "module": "fit: module must be a torch.nn.Module, got int",
+        "optimizer": "fit: optimizer must be a torch.optim.Optimizer, got int",
+        "loss": "fit: loss must be a loss of torch.nn or fastcnn.nn, got int",
+    }.items():
+        with pytest.raises(TypeError, match=message):
+            fit(**{"module": network(), "train": data(4)} | {bad: 3})
+    with pytest.raises(NotConvertible, match="SGD has 4 parameters, but none of the model's 4: it was built for another model"):
+        fit(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), data(4),
+            optimizer=torch.optim.SGD(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).parameters(), 0.1))
     with pytest.raises(TypeError, match="must give"):
         fit(network(), DataLoader(TensorDataset(data(4)[0]), 2), progress=False)
 

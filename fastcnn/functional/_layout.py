@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import choice
 from ..shapes import ShapeError
-from ._check import array, choice, shape_text
+from ._check import array, shape_text
 
 LAYOUTS = ("NCHW", "NHWC")
 _NO_WEIGHT = object()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import choice, integer, number
 from ..shapes import ShapeError
-from ._check import array, choice, formatted, integer, like, number, shape_text, shaped
+from ._check import array, formatted, like, shape_text, shaped
 
 Loss = np.ndarray | np.floating
 _REDUCTIONS = ("none", "mean", "sum")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import choice, flag, integer, pair
 from ..shapes import ShapeError, by, check_bytes, conv2d_output_size, pool2d_output_size
-from ._check import array, batched, choice, flag, formatted, images, integer, pair, shape_text
+from ._check import array, batched, formatted, images, shape_text
 from ._layout import in_nhwc
 
 PairLike = int | tuple[int, int]

@@ -295,7 +295,7 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     cdef Plan plan
     cdef Back back
     cdef int lanes = kernels.f32.lanes if real is float else kernels.f64.lanes
-    cdef index outputs = ceil_div(g.H, g.SH), width, depth, i, kw
+    cdef index outputs = ceil_div(g.H, g.SH), phases = imin(g.SH, g.H), width, depth, i, kw  # a stride beyond the image has no more phases than the image has rows
     back.top = floor_div(g.PT - (g.KH - 1) * g.DH, g.SH)
     back.before = -floor_div(g.PL - (g.KW - 1) * g.DW, g.SW)
     depth = (g.SH - 1 + g.PT) // g.SH - back.top
@@ -307,10 +307,10 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     back.merged = 2 * ceil_div(ceil_div(g.W, 2), lanes) * lanes
     back.merged_bytes = aligned((plan.rows * back.merged + lanes) * sizeof(real)) if g.SW == 2 else 0
     plan.worker_bytes = plan.copy.nbytes + back.merged_bytes
-    cdef size_t phase_bytes = aligned((g.SH + g.SW) * sizeof(Phase)), offset_bytes = aligned(g.SW * g.KW * sizeof(index))
+    cdef size_t phase_bytes = aligned((phases + g.SW) * sizeof(Phase)), offset_bytes = aligned(g.SW * g.KW * sizeof(index))
     cdef Arena arena = acquire(phase_bytes + offset_bytes + plan.threads * plan.worker_bytes)
     cdef Phase* down = <Phase*>arena.base
-    cdef Phase* across = down + g.SH
+    cdef Phase* across = down + phases
     cdef index* offset = <index*>(arena.base + phase_bytes)
     cdef char* scratch = arena.base + phase_bytes + offset_bytes
     cdef View s = view_of(grad_output)
@@ -318,7 +318,7 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     cdef const real* weights = <const real*>cnp.PyArray_DATA(w)
     cdef real* gx = <real*>cnp.PyArray_DATA(grad_input)
     cdef index item, piece
-    for i in range(g.SH):
+    for i in range(phases):
         down[i] = make_phase(i, g.SH, g.PT, g.KH, g.DH)
         if down[i].taps == 0:
             down[i].start = back.top
