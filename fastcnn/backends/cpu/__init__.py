@@ -19,6 +19,9 @@ except ImportError as error:
     absent = isinstance(error, ModuleNotFoundError) or error.name == __name__
     reason = "are not built" if absent else f"cannot be loaded ({error})"
     raise ImportError(f"the compiled kernels {reason}: run `pip install -e .` in the source folder (needs a C compiler)", name=__name__) from error
+except (AttributeError, TypeError, ValueError) as error:  # a function that is not there, or one whose C signature or type has changed
+    raise ImportError(f"the compiled kernels are of another version than the sources beside them ({error}): run `pip install -e .` in the source folder "
+                      "again (needs a C compiler)", name=__name__) from error
 
 __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
            "record", "fma_probe", "copy_probe", *OPS]
