@@ -273,8 +273,8 @@ def optimizers(dtype):
 
 
 def windows(dtype):
-    for shape, size, stride in (((2, 3, 8, 8), (2, 2), (2, 2)), ((2, 17, 9, 11), (5, 5), (2, 2)), ((1, 16, 40, 7), (5, 3), (2, 1)), ((2, 33, 7, 7), (7, 7), (7, 7)),
-                                ((1, 1, 5, 5), (4, 2), (1, 2))):  # fmt: skip
+    cases = [((2, 3, 8, 8), (2, 2), (2, 2)), ((2, 17, 9, 11), (5, 5), (2, 2)), ((1, 16, 40, 7), (5, 3), (2, 1)), ((2, 33, 7, 7), (7, 7), (7, 7))]
+    for shape, size, stride in (*cases, ((1, 1, 5, 5), (4, 2), (1, 2))):
         yield f"windows {shape} {size} {stride}"
         N, C, H, W = shape
         x, y = array(shape, dtype, True), array((N, C, (H - size[0]) // stride[0] + 1, (W - size[1]) // stride[1] + 1), dtype, True)
@@ -294,7 +294,8 @@ def sums(dtype):
 
 def more_columns(dtype):
     for order in ("torch", "dlfs", "cs231n", "cs231n_6d"):
-        for shape, kernel, stride, padding in (((2, 3, 5, 7), (3, 3), (1, 1), (1, 1)), ((1, 1, 6, 33), (2, 5), (2, 1), (0, 0)), ((3, 2, 4, 4), (2, 2), (2, 2), (0, 0))):
+        cases = [((2, 3, 5, 7), (3, 3), (1, 1), (1, 1)), ((1, 1, 6, 33), (2, 5), (2, 1), (0, 0)), ((3, 2, 4, 4), (2, 2), (2, 2), (0, 0))]
+        for shape, kernel, stride, padding in cases:
             for last in (False, True):
                 yield f"im2col, col2im {order} {shape} {last}"
                 out = cpu.im2col(array(shape, dtype, last), kernel, (1, 1), padding, stride, order)
@@ -327,14 +328,16 @@ def networks(dtype):
         layers += [nn.BatchNorm2d(O, dtype=dtype)] if norm else []
         return layers + ([act()] if act else []) + ([pool] if pool else [])
 
-    yield "narrow", [nn.Conv2d(1, 6, 5, padding=2, **options), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5, **options), nn.LeakyReLU(0.1), nn.MaxPool2d(2),
-                     nn.Flatten(), nn.Linear(16, 7, **options)], (1, 13, 13)  # fmt: skip
-    yield "wide", [*block(3, 17, pool=nn.MaxPool2d(2)), *block(17, 33), *block(33, 20, act=nn.LeakyReLU, norm=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                   nn.Linear(20, 5, **options)], (3, 14, 18)  # fmt: skip
-    yield "averages", [*block(3, 32, pool=nn.AvgPool2d(2)), *block(32, 32, pool=nn.AvgPool2d(3, 2), bias=False), nn.Flatten(), nn.Linear(32 * 9, 3, **options)], (3, 14, 14)
-    yield "residual", [*block(3, 16), nn.Residual(nn.Sequential(*block(16, 24), *block(24, 24, act=None)),
-                       shortcut=nn.Sequential(nn.Conv2d(16, 24, 1, **options))), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24 * 25, 4, **options)], (3, 10, 10)  # fmt: skip
-    yield "covering", [nn.Conv2d(2, 18, (4, 5), **options), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3, **options), nn.ReLU(), nn.Linear(3, 2, **options)], (2, 4, 5)
+    narrow = [nn.Conv2d(1, 6, 5, padding=2, **options), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5, **options), nn.LeakyReLU(0.1), nn.MaxPool2d(2)]
+    yield "narrow", [*narrow, nn.Flatten(), nn.Linear(16, 7, **options)], (1, 13, 13)
+    wide = [*block(3, 17, pool=nn.MaxPool2d(2)), *block(17, 33), *block(33, 20, act=nn.LeakyReLU, norm=False), nn.AdaptiveAvgPool2d(1)]
+    yield "wide", [*wide, nn.Flatten(), nn.Linear(20, 5, **options)], (3, 14, 18)
+    averages = [*block(3, 32, pool=nn.AvgPool2d(2)), *block(32, 32, pool=nn.AvgPool2d(3, 2), bias=False)]
+    yield "averages", [*averages, nn.Flatten(), nn.Linear(32 * 9, 3, **options)], (3, 14, 14)
+    paths = nn.Residual(nn.Sequential(*block(16, 24), *block(24, 24, act=None)), shortcut=nn.Sequential(nn.Conv2d(16, 24, 1, **options)))
+    yield "residual", [*block(3, 16), paths, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24 * 25, 4, **options)], (3, 10, 10)
+    covering = [nn.Conv2d(2, 18, (4, 5), **options), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3, **options), nn.ReLU()]
+    yield "covering", [*covering, nn.Linear(3, 2, **options)], (2, 4, 5)
 
 
 def plans(dtype):

@@ -56,7 +56,8 @@ def trained():
 
 def run_python(code, timeout=120, **environment):
     """A program of its own, two threads unless it says otherwise; its output."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "FASTCNN_BACKEND": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])} | environment
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "FASTCNN_BACKEND": "cpu", "PYTHONPATH": path} | environment
     environment = {name: value for name, value in environment.items() if value is not None}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
@@ -291,11 +292,12 @@ def test_the_floating_point_mode_is_left_alone():
     assert len(result.split()) == len(before)
     trainer, x = trained()
     x[0] = 1e-42  # denormal
+    calls = [lambda: convolve(1), lambda: trainer.predict(x), lambda: trainer.step(x, np.arange(96) % 10), lambda: F.relu(x), lambda: F.gelu(x)]
+    calls += [lambda: F.softmax(x.reshape(96, -1), dim=1), lambda: F.max_pool2d(x, 2), lambda: F.unfold(x, 3), lambda: F.batch_norm(x, None, None, training=True)]
     for isa in cpu.available_isas():
         cpu.set_isa(isa)
         try:
-            for call in (lambda: convolve(1), lambda: trainer.predict(x), lambda: trainer.step(x, np.arange(96) % 10), lambda: F.relu(x), lambda: F.gelu(x),
-                         lambda: F.softmax(x.reshape(96, -1), dim=1), lambda: F.max_pool2d(x, 2), lambda: F.unfold(x, 3), lambda: F.batch_norm(x, None, None, training=True)):  # fmt: skip
+            for call in calls:
                 call()
                 assert floating_point_mode() == before
         finally:
