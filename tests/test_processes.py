@@ -275,6 +275,25 @@ def test_a_process_bound_to_one_cpu():
     assert len({result.split()[1] for result in results}) == 1
 
 
+@needs_threads
+def test_threadpoolctl_limits_are_honoured():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="not installed")
+
+    def ours():
+        (found,) = (library for library in threadpoolctl.threadpool_info() if library["internal_api"] == "fastcnn")
+        return found["num_threads"]
+
+    assert ours() == fastcnn.get_num_threads() == 2
+    expected = convolve(4)
+    for limits in ({"limits": 1}, {"limits": 1, "user_api": "openmp"}, {"limits": {"openmp": 1}}):
+        with threadpoolctl.threadpool_limits(**limits):
+            assert ours() == fastcnn.get_num_threads() == 1
+            np.testing.assert_array_equal(convolve(4), expected)
+        assert fastcnn.get_num_threads() == 2
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        assert fastcnn.get_num_threads() == 2
+
+
 def floating_point_mode():
     """Rounding and, on x86-64, what the processor does with denormals: the control words of the C library's fenv_t, without its flags of past exceptions."""
     libm = ctypes.CDLL(ctypes.util.find_library("m") or None)
@@ -293,7 +312,7 @@ def test_the_floating_point_mode_is_left_alone():
     trainer, x = trained()
     x[0] = 1e-42  # denormal
     calls = [lambda: convolve(1), lambda: trainer.predict(x), lambda: trainer.step(x, np.arange(96) % 10), lambda: F.relu(x), lambda: F.gelu(x)]
-    calls += [lambda: F.softmax(x.reshape(96, -1), dim=1), lambda: F.max_pool2d(x, 2), lambda: F.unfold(x, 3), lambda: F.batch_norm(x, None, None, training=True)]
+    calls += [lambda: F.softmax(x, dim=1), lambda: F.max_pool2d(x, 2), lambda: F.unfold(x, 3), lambda: F.batch_norm(x, None, None, training=True)]
     for isa in cpu.available_isas():
         cpu.set_isa(isa)
         try:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 from ..ops import OPS
-from .threads import default_threads
+from .threads import default_threads, heed_threadpoolctl
 
 try:
     from . import _formats, _lanes, _runtime, select  # noqa: F401 (plans use the first two: what is not built is found here)
@@ -76,5 +76,6 @@ if os.environ.get("FASTCNN_ISA"):
     except ValueError as error:
         raise ImportError(f"FASTCNN_ISA={os.environ['FASTCNN_ISA']}: {error}") from None
 set_num_threads(default_threads())
+heed_threadpoolctl(get_num_threads, set_num_threads, _runtime.compiler())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_runtime.after_fork_in_child)
