@@ -62,9 +62,6 @@ class GuardedMemory:
                 functions["free"](lambda _, p, n: self.free(p)),
             ),
         )
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, [pointer, ctypes.c_char_p, pointer]
-        self.capsule = new(ctypes.addressof(self.handler), b"mem_handler", None)
 
     def malloc(self, nbytes):
         pages = -(-nbytes // PAGE) * PAGE
@@ -88,10 +85,20 @@ class GuardedMemory:
             self.libc.munmap(start, nbytes)
 
     def install(self):
-        get = ctypes.pythonapi.PyCapsule_GetPointer
-        get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        table = ctypes.cast(get(np._core._multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
-        ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[SET_HANDLER])(self.capsule)
+        install(ctypes.addressof(self.handler))
+
+
+_installed = []  # NumPy keeps the capsules, and they must be kept too
+
+
+def install(handler):
+    """From now on NumPy's arrays lie where the PyDataMem_Handler at this address puts them."""
+    new, get = ctypes.pythonapi.PyCapsule_New, ctypes.pythonapi.PyCapsule_GetPointer
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    _installed.append(new(handler, b"mem_handler", None))
+    table = ctypes.cast(get(np._core._multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[SET_HANDLER])(_installed[-1])
 
 
 def array(shape, dtype, last=False):

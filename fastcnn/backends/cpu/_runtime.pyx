@@ -130,6 +130,11 @@ cdef void release(Arena arena):
     _idle.append(arena)
 
 
+def free_scratch() -> None:
+    """Give back the scratch memory that no call is using; the next ones take what they need anew."""
+    _idle.clear()
+
+
 def isa() -> str:
     """Name of the kernel set in use."""
     return fc_active().name.decode()
