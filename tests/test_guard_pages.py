@@ -155,15 +155,18 @@ def pools(dtype):
             for last in (False, True):
                 yield f"pools {shape} {kernel} {stride} {padding} {dilation} {last}"
                 x = array(shape, dtype, last)
-                y, indices = cpu.max_pool2d(x, kernel, stride, padding, dilation, size)
+                y, indices = cpu.max_pool2d(x, kernel, stride, padding, dilation, size, "indices")
                 cpu.max_pool2d_backward(array(y.shape, dtype, last), indices, shape)
+                _, places = cpu.max_pool2d(x, kernel, stride, padding, dilation, size, "places")
+                cpu.max_pool2d_backward_places(array(y.shape, dtype, last), places, shape, kernel, stride, padding, dilation)
+                cpu.max_pool2d(x, kernel, stride, padding, dilation, size, None)
                 for ties in ("first", "all", "split"):
                     cpu.max_pool2d_backward_ties(array(y.shape, dtype, last), x, kernel, stride, padding, dilation, ties, ties != "split")
                 if dilation == (1, 1):
                     cpu.avg_pool2d(x, kernel, stride, padding, size, False, None)
                     cpu.avg_pool2d_backward(array(y.shape, dtype, last), shape, kernel, stride, padding, False, None)
                 cpu.adaptive_avg_pool2d_backward(array(cpu.adaptive_avg_pool2d(x, (3, 2)).shape, dtype, last), shape)
-                cpu.adaptive_max_pool2d(x, (2, 3))
+                cpu.adaptive_max_pool2d(x, (2, 3), "indices")
 
 
 def norms(dtype):

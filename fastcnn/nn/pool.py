@@ -11,21 +11,7 @@ IntOrPair = int | tuple[int, int]
 Size = int | tuple[int | None, int | None]
 
 
-class _MaxPool(Module):
-    """Max pools keep the indices that the forward finds; in evaluation mode they are not asked for."""
-
-    return_indices: bool
-
-    def forward(self, input: np.ndarray) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        if not (self.is_saving or self.return_indices):
-            self.save_for_backward()
-            return self._pool(input, False)
-        output, indices = self._pool(input, True)
-        self.save_for_backward(input, indices)
-        return (output, indices) if self.return_indices else output
-
-
-class MaxPool2d(_MaxPool):
+class MaxPool2d(Module):
     """Largest value of each window, the first one in a tie. return_indices: also its position h*W + w, int64; backward takes the first's gradient."""
 
     def __init__(
@@ -43,12 +29,22 @@ class MaxPool2d(_MaxPool):
     def _window(self) -> tuple:
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
 
-    def _pool(self, input: np.ndarray, return_indices: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        return F.max_pool2d(input, *self._window(), return_indices)
+    def forward(self, input: np.ndarray) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Where the maxima are is kept for backward, as indices where they are asked for, else as places; in evaluation mode neither is found."""
+        if self.return_indices:
+            output, indices = F.max_pool2d(input, *self._window(), return_indices=True)
+            self.save_for_backward(input, "indices", indices)
+            return output, indices
+        if not self.is_saving:
+            self.save_for_backward()
+            return F.max_pool2d(input, *self._window())
+        output, places = F.max_pool2d(input, *self._window(), return_places=True)
+        self.save_for_backward(input, "places", places)
+        return output
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        input, indices = self.saved_for_backward()
-        return F.max_pool2d_backward(grad_output, input, *self._window(), indices=indices)
+        input, kind, winners = self.saved_for_backward()
+        return F.max_pool2d_backward(grad_output, input, *self._window(), **{kind: winners})
 
     def extra_repr(self) -> str:
         return (
@@ -56,14 +52,20 @@ class MaxPool2d(_MaxPool):
         )
 
 
-class AdaptiveMaxPool2d(_MaxPool):
+class AdaptiveMaxPool2d(Module):
     """Largest values of output_size windows that cover the input evenly; None in output_size keeps that axis."""
 
     def __init__(self, output_size: Size, return_indices: bool = False) -> None:
         self.output_size, self.return_indices = output_size, return_indices
 
-    def _pool(self, input: np.ndarray, return_indices: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        return F.adaptive_max_pool2d(input, self.output_size, return_indices)
+    def forward(self, input: np.ndarray) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """The indices are kept for backward; in evaluation mode they are found only where they are asked for."""
+        if not (self.is_saving or self.return_indices):
+            self.save_for_backward()
+            return F.adaptive_max_pool2d(input, self.output_size)
+        output, indices = F.adaptive_max_pool2d(input, self.output_size, True)
+        self.save_for_backward(input, indices)
+        return (output, indices) if self.return_indices else output
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         input, indices = self.saved_for_backward()
