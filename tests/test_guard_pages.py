@@ -16,7 +16,7 @@ import pytest
 
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
 from fastcnn import nn  # noqa: E402
-from fastcnn.backends.cpu import _add, _formats, _lanes, _norm, _windows, select  # noqa: E402
+from fastcnn.backends.cpu import _add, _formats, _lanes, _norm, _pool, select  # noqa: E402
 from fastcnn.plan import Planner  # noqa: E402
 from fastcnn.plan.memory import Memory  # noqa: E402
 from fastcnn.shapes import pool2d_output_size  # noqa: E402
@@ -283,13 +283,14 @@ def optimizers(dtype):
 
 
 def windows(dtype):
+    """Averages into arrays that the caller brings, as plans have them."""
     cases = [((2, 3, 8, 8), (2, 2), (2, 2)), ((2, 17, 9, 11), (5, 5), (2, 2)), ((1, 16, 40, 7), (5, 3), (2, 1)), ((2, 33, 7, 7), (7, 7), (7, 7))]
     for shape, size, stride in (*cases, ((1, 1, 5, 5), (4, 2), (1, 2))):
         yield f"windows {shape} {size} {stride}"
-        N, C, H, W = shape
-        x, y = array(shape, dtype, True), array((N, C, (H - size[0]) // stride[0] + 1, (W - size[1]) // stride[1] + 1), dtype, True)
-        _windows.mean(x, y, size, stride)
-        _windows.mean_backward(y, array(shape, dtype, True), size, stride)
+        (N, C, *_), outputs = shape, pool2d_output_size(shape[2:], size, stride, (0, 0), (1, 1), False)
+        x, y = array(shape, dtype, True), array((N, C, *outputs), dtype, True)
+        _pool.avg_pool2d(x, size, stride, (0, 0), outputs, True, None, out=y)
+        _pool.avg_pool2d_backward(y, shape, size, stride, (0, 0), True, None, out=array(shape, dtype, True))
 
 
 def sums(dtype):
