@@ -47,9 +47,14 @@ def test_address_and_undefined_behaviour(tmp_path):
         "LD_PRELOAD": libraries,
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:handle_segv=0",  # leaks: Python's own at its end; test_memory.py looks for ours
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-        "PYTHONMALLOC": "malloc",  # every Python object in a block of its own, so that its ends are watched too
+        "OMP_NUM_THREADS": "2",
+        "PYTHONPATH": str(tmp_path),
     }
-    run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS], cwd=tmp_path, env=environment)
+    for isa in ("scalar", "avx2") if platform.machine() == "x86_64" else ("scalar", "neon"):  # AVX-512's kernels are built without checks, see setup.py
+        environment["FASTCNN_ISA"] = isa
+        for dtype in ("float32", "float64"):  # every kernel family, in scratch memory that is watched and arrays between unreadable pages
+            assert run([sys.executable, "tests/test_guard_pages.py", dtype, "auto"], cwd=tmp_path, env=environment) == "done"
+    run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not avx512", *TESTS], cwd=tmp_path, env=environment)
 
 
 @pytest.fixture(scope="module")
