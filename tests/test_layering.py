@@ -21,6 +21,8 @@ FLOORS = {
     "fastcnn.shapes": 1,
     "fastcnn.options": 1,
     "fastcnn.random": 1,
+    "fastcnn.forks": 1,
+    "fastcnn.files": 1,
     "fastcnn.backends": 1,
     "fastcnn.backends.ops": 1,
     "fastcnn.backends.reference": 2,
