@@ -1,4 +1,4 @@
-"""Pooling where it is cut: planes of few pixels taken together, rows longer than a piece, strips of a gradient that share windows, windows too large for a byte."""
+"""Pooling where it is cut: planes of few pixels together, rows longer than a piece, strips that share windows, windows too large for a byte."""
 
 import numpy as np
 import pytest
