@@ -481,6 +481,7 @@ cdef object forward(cnp.ndarray x, object weight, object bias, object mean, obje
     cdef Arena arena = acquire(3 * part_bytes(&s) + constants + s.threads * worker)
     cdef Pieces p = pieces_at(&s, arena.base)
     cdef real* scale = <real*>(arena.base + 3 * part_bytes(&s))
+    cdef char* workers = arena.base + 3 * part_bytes(&s) + constants
     cdef Constants k
     if mean is None:
         m, v = channel_array(None, s.C, typenum, 0), channel_array(None, s.C, typenum, 0)
@@ -490,7 +491,7 @@ cdef object forward(cnp.ndarray x, object weight, object bias, object mean, obje
     if not s.last:
         with nogil:
             forward_planes(kernels, &p, <real*>cnp.PyArray_DATA(x), mean is not None or s.pieces * s.H * s.W == 0, eps, <real*>cnp.PyArray_DATA(w), <real*>cnp.PyArray_DATA(m),
-                           <real*>cnp.PyArray_DATA(v), scale, &k, <real*>cnp.PyArray_DATA(out), arena.base + 3 * part_bytes(&s) + constants, worker)
+                           <real*>cnp.PyArray_DATA(v), scale, &k, <real*>cnp.PyArray_DATA(out), workers, worker)
         release(arena)
         return m, v
     with nogil:
