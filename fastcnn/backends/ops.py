@@ -81,7 +81,8 @@ _op("avg_pool2d_backward", "grad_output input_shape kernel_size stride padding c
 _op("adaptive_avg_pool2d", "input output_size",
     "(N,C,H,W) -> (N,C,OH,OW)", "mean of rows floor(oh*H/OH) to ceil((oh+1)*H/OH), columns likewise")
 _op("adaptive_avg_pool2d_backward", "grad_output input_shape", "(N,C,OH,OW) -> (N,C,H,W)", "grad_output / window size, added to the window")
-_op("adaptive_max_pool2d", "input output_size winners", "(N,C,H,W) -> (N,C,OH,OW), int64 (N,C,OH,OW) or None", "as max_pool2d over adaptive windows; winners None or 'indices'")
+_op("adaptive_max_pool2d", "input output_size winners", "(N,C,H,W) -> (N,C,OH,OW), int64 (N,C,OH,OW) or None",
+    "as max_pool2d over adaptive windows; winners None or 'indices'")
 
 # Normalisation. z = (input - mean) / sqrt(var + eps), var biased.
 _op("batch_norm", "input weight bias mean var eps",

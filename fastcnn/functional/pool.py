@@ -47,8 +47,9 @@ def max_pool2d(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Window maxima, (N,C,H,W) or (C,H,W) -> (N,C,OH,OW) or (C,OH,OW); with return_indices also their int64 positions h*W + w.
 
-    return_places instead: their places in their windows, kh*KW + kw, int8 (as return_indices for windows of more than 127 pixels): an eighth of the memory, and all that
-    max_pool2d_backward needs. stride defaults to kernel_size. The first maximum wins a tie; NaN propagates; padding never wins. layout "NHWC": channels last, in and out.
+    return_places instead: their places in their windows, kh*KW + kw, int8 (as return_indices for windows of more than 127 pixels): an eighth of the
+    memory, and all that max_pool2d_backward needs. stride defaults to kernel_size. The first maximum wins a tie; NaN propagates; padding never wins.
+    layout "NHWC": channels last, in and out.
     """
     if layout != "NCHW":
         options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
@@ -100,13 +101,14 @@ def max_pool2d_backward(
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
+    return_places: bool = False,
     indices: np.ndarray | None = None,
     places: np.ndarray | None = None,
     ties: str = "first",
     accumulate: bool = True,
     layout: str = "NCHW",
 ) -> np.ndarray:
-    """grad_input of max_pool2d. return_indices is accepted and not needed.
+    """grad_input of max_pool2d. return_indices and return_places are accepted and not needed.
 
     indices, places   either of the forward pass (found again without them); not looked at with other `ties` than "first", or with accumulate=False
     ties        "first": the whole gradient to the first maximum of a window, as PyTorch; "all": the whole gradient to every tied maximum;
