@@ -1,0 +1,58 @@
+"""The GPU backend: kernels in numba.cuda. Every line of the project that touches numba is in this folder.
+
+_memory.py holds the device's memory and the copies in and out of it, _device.py the arrays and the launching of kernels; each other file is a kind of op,
+its launch shapes derived from the tile beside the kernel. An op's arrays are all on the device: a host array raises TypeError, nothing is copied in silence.
+
+A file of kernels has one function per op, with the op table's name and parameters, whose arrays are C-contiguous DeviceArrays, and a list KERNELS of
+(name, kernel, its float32 signature), from which every kernel can be compiled to PTX without a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from importlib import import_module, util
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..ops import OPS
+from ._device import DeviceArray, contiguous, is_device, to_device, to_host, wrap
+from ._memory import missing, pool
+
+__all__ = ["DeviceArray", "functions", "is_device", "missing", "name", "pool", "to_device", "to_host", *OPS]
+
+name = "cuda"
+FILES = ("activation", "columns", "conv", "linear", "loss", "norm", "optim", "pool", "resample")
+modules: list[ModuleType] = [import_module(f"{__name__}.{file}") for file in FILES if util.find_spec(f"{__name__}.{file}")]
+
+
+def _on_device(op: str, parameters: tuple[str, ...], function: Callable) -> Callable:
+    """The op behind a look at its arrays: all on the device, foreign ones wrapped, views with gaps copied together."""
+
+    @functools.wraps(function)
+    def checked(*arguments: Any) -> Any:
+        seen = list(arguments)
+        for index, value in enumerate(arguments):
+            if type(value) is DeviceArray:
+                if not value.flags.c_contiguous:
+                    seen[index] = contiguous(value)
+            elif isinstance(value, np.ndarray):
+                raise TypeError(f"{op}: {parameters[index]} is a host array, but backend 'cuda' computes on the device: copy it with fastcnn.to_device")
+            elif hasattr(value, "__cuda_array_interface__"):
+                seen[index] = contiguous(wrap(value))
+        return function(*seen)
+
+    return checked
+
+
+def _find(op: str) -> Callable:
+    for module in modules:
+        if op in vars(module):
+            return _on_device(op, OPS[op].parameters, vars(module)[op])
+    raise NotImplementedError(f"backend 'cuda' has no {op}")
+
+
+functions: dict[str, Callable] = {op: _find(op) for op in OPS if any(op in vars(module) for module in modules)}
+globals().update(functions)
