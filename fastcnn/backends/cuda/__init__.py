@@ -19,9 +19,10 @@ import numpy as np
 
 from ..ops import OPS
 from ._device import DeviceArray, contiguous, is_device, to_device, to_host, wrap
-from ._memory import missing, pool
+from ._memory import missing
+from ._memory import pool as memory
 
-__all__ = ["DeviceArray", "functions", "is_device", "missing", "name", "pool", "to_device", "to_host", *OPS]
+__all__ = ["DeviceArray", "functions", "is_device", "memory", "missing", "name", "to_device", "to_host", *OPS]
 
 name = "cuda"
 FILES = ("activation", "columns", "conv", "linear", "loss", "norm", "optim", "pool", "resample")

@@ -71,14 +71,16 @@ class Flags:
 class DeviceArray:
     """An array in the device's memory. Made by `empty`, `to_device` and `wrap`; views share its memory.
 
-    owner   what keeps the memory alive: a block of the pool, or the foreign array
+    owner    what keeps the memory alive: a block of the pool, or the foreign array
+    windows  of the indices that a max pool found: the options of its windows, by which backward finds those that cover a pixel; else None
     """
 
-    __slots__ = ("shape", "strides", "dtype", "pointer", "owner", "flags", "__weakref__")
+    __slots__ = ("shape", "strides", "dtype", "pointer", "owner", "flags", "windows", "__weakref__")
 
     def __init__(self, pointer: int, shape: Shape, strides: Shape, dtype: np.dtype, owner: Any) -> None:
         self.pointer, self.shape, self.strides, self.dtype, self.owner = pointer, shape, strides, dtype, owner
         self.flags = Flags(is_contiguous(shape, strides, dtype.itemsize))
+        self.windows: Any = None
 
     # What it is.
 
@@ -115,7 +117,9 @@ class DeviceArray:
     # Views.
 
     def _view(self, shape: Shape, strides: Shape, offset: int = 0) -> DeviceArray:
-        return DeviceArray(self.pointer + offset, shape, strides, self.dtype, self.owner)
+        view = DeviceArray(self.pointer + offset, shape, strides, self.dtype, self.owner)
+        view.windows = self.windows
+        return view
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """A view where the array is C-contiguous, else a copy."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +80,13 @@ def upload(pointer: int, host: np.ndarray) -> None:
 
 
 def download(pointers: list[int], hosts: list[np.ndarray]) -> None:
-    """Copy to C-contiguous host arrays, and wait once for all of them."""
+    """Copy to C-contiguous host arrays, and wait once for all of them. ValueError if a kernel has found a fault since the last time."""
     copies.to_host += len(pointers)
     copies.waits += 1
+    seen = None
+    if _faults is not None:
+        seen = np.zeros(_faults.shape, np.int64)
+        pointers, hosts = [*pointers, _faults.pointer], [*hosts, seen]
     for pointer, host in zip(pointers, hosts, strict=True):
         if not host.nbytes:
             continue
@@ -91,6 +96,29 @@ def download(pointers: list[int], hosts: list[np.ndarray]) -> None:
         else:
             _bytes_at(pointer, host.nbytes).copy_to_host(raw, stream=stream())
     stream().synchronize()
+    if seen is not None and seen[0]:
+        _faults.fill(0)
+        raise ValueError(_FAULTS[int(seen[0])].format(*seen[1:]))
+
+
+# --- faults that kernels find -------------------------------------------------------------------------------------------------------
+
+# What a kernel cannot raise it writes down: a number of this table and two values. A copy to the host looks at it, which costs nothing there.
+_FAULTS = {
+    1: "a loss on the device: target holds {0} but input has {1} classes",
+    2: "binary_cross_entropy: input must hold probabilities between 0 and 1; for logits use binary_cross_entropy_with_logits",
+}
+_faults: Any = None
+
+
+def fault_record(empty: Callable) -> Any:
+    """(3,) int64 on the device: the number of a fault, 0 for none, and its values."""
+    global _faults
+    if _faults is None:
+        record = empty((3,), np.int64)
+        record.fill(0)
+        _faults = record
+    return _faults
 
 
 class Staging:
