@@ -24,6 +24,8 @@ from .backend import (
     set_backend,
     set_num_threads,
     show_config,
+    to_device,
+    to_host,
     use_algorithm,
     use_backend,
 )
@@ -46,7 +48,7 @@ _LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "torch"
 __all__ = [
     "ShapeError", "Trainer", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col", "manual_seed",
     "metrics", "nn", "optim", "plots",
-    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
+    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "to_device", "to_host", "train", "use_algorithm", "use_backend",
 ]  # fmt: skip
 
 

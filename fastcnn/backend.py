@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NAMES = ("reference", "cpu")
+NAMES = ("reference", "cpu", "cuda")
+HOST = ("reference", "cpu")  # those that compute on NumPy's arrays
 ALGORITHMS = ("auto", "direct", "winograd")
 
 _context: ContextVar[Any] = ContextVar("fastcnn_backend", default=None)
@@ -28,7 +29,10 @@ def _load(name: str) -> ModuleType:
     if name not in NAMES:
         raise ValueError(f"backend {name!r} does not exist; the backends are {', '.join(NAMES)}")
     try:
-        return importlib.import_module(f"fastcnn.backends.{name}")
+        module = importlib.import_module(f"fastcnn.backends.{name}")
+        if hasattr(module, "missing") and (missing := module.missing()) is not None:
+            raise ImportError(missing)
+        return module
     except ImportError as error:
         raise RuntimeError(
             f'backend "{name}" cannot be used: {error}. The NumPy implementation is there in any case: FASTCNN_BACKEND=reference or '
@@ -49,14 +53,16 @@ def _load_default() -> ModuleType:
 
 def available() -> dict[str, str | None]:
     """Every backend's name, with None if it can be used and else the reason why not."""
-    reasons: dict[str, str | None] = {}
-    for name in NAMES:
-        try:
-            _load(name)
-            reasons[name] = None
-        except RuntimeError as error:
-            reasons[name] = str(error.__cause__)
-    return reasons
+    return {name: obstacle(name) for name in NAMES}
+
+
+def obstacle(name: str) -> str | None:
+    """Why this backend cannot be used, None if it can."""
+    try:
+        _load(name)
+        return None
+    except RuntimeError as error:
+        return str(error.__cause__)
 
 
 def set_backend(name: str) -> None:
@@ -100,6 +106,41 @@ def use_algorithm(name: str) -> _Restorer:
     return _Restorer(lambda: cpu.set_algorithm(before))
 
 
+def on_device(value: Any) -> bool:
+    """Whether value is an array in a GPU's memory, of whatever library."""
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def to_device(array: Any) -> Any:
+    """A NumPy array copied to the GPU, as a fastcnn array that the ops of backend "cuda" take; arrays of other GPU libraries are wrapped, not copied.
+
+    Raises RuntimeError where there is no GPU to use, TypeError for what is no array.
+    """
+    return _load("cuda").to_device(array)
+
+
+def to_host(*arrays: Any) -> Any:
+    """NumPy copies of arrays on the GPU, for which the host waits once; NumPy arrays as they are. One argument gives an array, several a tuple."""
+    if any(map(on_device, arrays)):
+        return _load("cuda").to_host(*arrays)
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def place(*arrays: Any) -> Any:
+    """The arrays where the current backend computes: copied to the device for "cuda" if they are not there, else as they are. Several give a tuple."""
+    if current().name == "cuda":
+        arrays = tuple(map(to_device, arrays))
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def on_host() -> _Restorer:
+    """`with on_host(): ...` computes on NumPy's arrays: with the current backend, or instead of "cuda" with the best one of the host's."""
+    name = current().name
+    if name in HOST:
+        return use_backend(name)
+    return use_backend("cpu" if obstacle("cpu") is None else "reference")
+
+
 def set_num_threads(n: int) -> None:
     """Number of threads of the cpu backend. Results do not depend on it."""
     if isinstance(n, bool) or not isinstance(n, int) and not hasattr(n, "__index__"):
@@ -111,7 +152,7 @@ def set_num_threads(n: int) -> None:
 
 def get_num_threads() -> int:
     """Number of threads of the cpu backend; 1 where it is not built (NumPy's BLAS has its own setting)."""
-    return _load("cpu").get_num_threads() if available()["cpu"] is None else 1
+    return _load("cpu").get_num_threads() if obstacle("cpu") is None else 1
 
 
 def config() -> dict[str, str]:
@@ -119,8 +160,9 @@ def config() -> dict[str, str]:
     reasons = available()
     facts = {"backend": current().name}
     facts |= {f"{name} usable": "yes" if reason is None else f"no: {reason}" for name, reason in reasons.items()}
-    if reasons["cpu"] is None:
-        facts |= {f"cpu {key}": str(value) for key, value in _load("cpu").config().items()}
+    for name in ("cpu", "cuda"):
+        if reasons[name] is None:
+            facts |= {f"{name} {key}": str(value) for key, value in _load(name).config().items()}
     return facts | {"Python": platform.python_version(), "NumPy": np.__version__, "machine": platform.machine()}
 
 
@@ -145,6 +187,8 @@ class _RecordingBackend:
 
     def __getattr__(self, op: str) -> Any:
         function = getattr(self._module, op)
+        if op not in self._module.functions:
+            return function
 
         def noted(*arguments: Any) -> Any:
             self._records.append(Dispatch(op, self.name, ()))

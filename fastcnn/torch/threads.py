@@ -33,7 +33,7 @@ def share_threads(on: bool = True) -> bool:
     (Linux, GCC). Where they cannot, torch.set_num_threads(1) is the next best.
     """
     global _followed
-    if backend.available()["cpu"] is not None:
+    if backend.obstacle("cpu") is not None:
         _followed = _NEVER
         return False
     from fastcnn.backends.cpu import _runtime

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from fastcnn import checkpoint, metrics
+from fastcnn.backend import on_device, place, to_host
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.random import default_rng
 from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.diagnose import NotFinite, first_not_finite
 from fastcnn.train.history import History
-from fastcnn.train.runner import Runner
+from fastcnn.train.runner import Runner, placed
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -27,7 +28,7 @@ class Trainer:
     """One training step at a time over a model, a loss module and an optimizer.
 
     model           a fastcnn.nn module; its first layer with parameters stops computing an input gradient (nothing before it needs one),
-                    so afterwards model.backward() returns None
+                    so afterwards model.backward() returns None. On backend "cuda" it is moved to the device
     loss            a loss module: loss(logits, target) -> float, loss.backward() -> grad_logits
     optimizer       one of fastcnn.optim over model.parameters()
     schedule        one of fastcnn.schedule over the optimizer
@@ -55,7 +56,7 @@ class Trainer:
         if schedule_every not in ("epoch", "batch"):
             raise ValueError(f"Trainer: schedule_every must be 'epoch' or 'batch', got {schedule_every!r}")
         self.schedule_every = schedule_every
-        self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
+        self.model, self.loss, self.optimizer, self.schedule = placed(model), loss, optimizer, schedule
         self.metrics = dict(DEFAULT_METRICS if metrics is None else metrics)
         self.inference_batch = inference_batch
         self.epoch = self.batch = self.iteration = 0
@@ -72,16 +73,22 @@ class Trainer:
         """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it.
 
         A loss that is not finite ends the step before backward: its gradients would spoil every parameter, and diagnose() needs them.
+
+        On a device nothing waits: host batches are copied there, and the loss is an array there, whose value float() waits for. So it is not looked at.
         """
         model, loss = self.model, self.loss
         if not model.training:
             model.train()
         self.optimizer.zero_grad()
         plan = self._runner.plan(x, training=True)
+        if plan is None:
+            x, y = place(x, y)
         self.logits = model(x) if plan is None else plan.forward(x)
-        value = float(loss(self.logits, y))
-        if not math.isfinite(value):
-            return value
+        value = loss(self.logits, y)
+        if not on_device(value):
+            value = float(value)
+            if not math.isfinite(value):
+                return value
         (model if plan is None else plan).backward(loss.backward())
         self.optimizer.step()
         if self.schedule is not None and self.schedule_every == "batch":
@@ -91,7 +98,7 @@ class Trainer:
 
     def diagnose(self, x: np.ndarray, y: np.ndarray) -> NotFinite | None:
         """Where a batch whose loss is not finite makes the first number that is not; None if it does not do so again (dropout draws anew)."""
-        return first_not_finite(self.model.train(), x, self.loss, y)
+        return first_not_finite(self.model.train(), place(x), self.loss, place(y))
 
     def evaluate(self, data: Any, batch_size: int | None = None, prefetch: int = True) -> dict[str, float]:
         """{"loss": ..., <metric>: ...} on a Dataset, an (x, y) pair or an iterable of (x, y) batches, in evaluation mode.
@@ -102,16 +109,17 @@ class Trainer:
         logits, targets, refreshed = [], [], set()
         with self._runner.evaluating(), ahead(evaluation_batches(data, self.model, batch_size or self.inference_batch), prefetch) as coming:
             for x, y in coming:
-                logits.append(self._runner.infer(x, refreshed))
-                targets.append(np.asarray(y))
+                logits.append(self._runner.infer(place(x), refreshed))
+                targets.append(y if on_device(y) else np.asarray(y))
             if not targets or not sum(map(len, targets)):
                 raise ValueError("evaluate: the data holds no images")
-            output, target = np.concatenate(logits), np.concatenate(targets)
+            output, target = np.concatenate(logits), place(np.concatenate(targets))
             result = {"loss": per_image(self.loss, float(self.loss(output, target)), len(target))}
+            output, target = to_host(output, target)
         return result | {name: float(metric(output, target)) for name, metric in self.metrics.items()}
 
     def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-        """The model's outputs (logits) for a batch of any length, in evaluation mode."""
+        """The model's outputs (logits) for a batch of any length, in evaluation mode, on the device where x is there."""
         batch_size = batch_size or self.inference_batch
         if len(x) == 0:
             raise ValueError("predict: x holds no images")
@@ -127,7 +135,7 @@ class Trainer:
         state: dict[str, Any] = {
             "kind": "trainer",
             "classes": self._classes(),
-            "position": {name: getattr(self, name) for name in self._position},
+            "position": {name: to_host(getattr(self, name)) for name in self._position},
             "running": self.running,
             "order": self.order,
             "history": self.history.rows,

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from ..ops import OPS
-from ._device import DeviceArray, contiguous, is_device, to_device, to_host, wrap
-from ._memory import missing
+from ._device import DeviceArray, contiguous, is_device, stage, to_device, to_host, wrap
+from ._memory import device_name, missing, numba_version
 from ._memory import pool as memory
 
-__all__ = ["DeviceArray", "functions", "is_device", "memory", "missing", "name", "to_device", "to_host", *OPS]
+__all__ = ["DeviceArray", "adopt", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "stage", "to_device", "to_host", *OPS]
 
 name = "cuda"
 FILES = ("activation", "columns", "conv", "linear", "loss", "norm", "optim", "pool", "resample")
@@ -55,5 +55,19 @@ def _find(op: str) -> Callable:
     raise NotImplementedError(f"backend 'cuda' has no {op}")
 
 
+def adopt(value: Any) -> DeviceArray:
+    """An array on the device, of whatever library, as the ops take it: the validator's hook."""
+    return wrap(value)
+
+
+def config() -> dict[str, str]:
+    """What computes."""
+    return {"device": device_name(), "numba-cuda": numba_version()}
+
+
 functions: dict[str, Callable] = {op: _find(op) for op in OPS if any(op in vars(module) for module in modules)}
 globals().update(functions)
+
+# Beside the table: a mask for dropout, and class numbers as rows of zeros and a one, drawn and made on the device.
+from .activation import keep_mask  # noqa: E402
+from .loss import one_hot  # noqa: E402

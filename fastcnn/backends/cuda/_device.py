@@ -372,9 +372,9 @@ def stage(value: np.ndarray) -> DeviceArray:
 
 
 def to_host(*values: Any) -> Any:
-    """Copies of device arrays on the host, waiting once for all of them; host arrays as they are. One value gives one array, several a tuple."""
+    """Copies of device arrays on the host, waiting once for all of them; everything else as it is. One value gives one array, several a tuple."""
     arrays = [contiguous(wrap(value)) if is_device(value) else value for value in values]
-    results = [np.empty(array.shape, array.dtype) if isinstance(array, DeviceArray) else np.asarray(array) for array in arrays]
+    results = [np.empty(array.shape, array.dtype) if isinstance(array, DeviceArray) else array for array in arrays]
     pairs = [(array.pointer, host) for array, host in zip(arrays, results, strict=True) if isinstance(array, DeviceArray)]
     if pairs:
         download([pointer for pointer, _ in pairs], [host for _, host in pairs])

@@ -12,6 +12,7 @@ import ctypes
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,24 @@ def missing() -> str | None:
     except Exception as error:  # numba has a class for each way in which a driver can be absent
         return f"no NVIDIA driver could be loaded (libcuda: {str(error).strip().splitlines()[-1]})"
     return f"there are {found} GPUs" + ("" if not found else ", but numba finds no NVVM to compile kernels with: pip install 'fastcnn[cuda]'")
+
+
+def device_name() -> str:
+    """'NVIDIA H100, compute capability 9.0', or the simulator."""
+    if SIMULATED:
+        return "numba's simulator"
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    return f"{name}, compute capability {'.'.join(map(str, device.compute_capability))}"
+
+
+def numba_version() -> str:
+    import numba
+
+    try:
+        return f"{metadata.version('numba-cuda')} (numba {numba.__version__})"
+    except metadata.PackageNotFoundError:
+        return f"numba {numba.__version__}"
 
 
 # --- copies between host and device -------------------------------------------------------------------------------------------------

@@ -262,8 +262,12 @@ def zeros_like(array: DeviceArray, dtype: Any = None, order: str = "K", subok: b
 
 
 def ones_like(array: DeviceArray, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> DeviceArray:
-    result = empty(*_like(array, dtype, shape))
-    result.fill(1)
+    return full_like(array, 1, dtype, order, subok, shape)
+
+
+def full_like(array: DeviceArray, fill_value: float, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> DeviceArray:
+    result = empty(*_like(array, dtype, (shape,) if isinstance(shape, int) else shape))
+    result.fill(fill_value)
     return result
 
 
@@ -271,6 +275,7 @@ FUNCTIONS = {
     np.broadcast_to: lambda array, shape, subok=False: broadcast_to(array, shape),
     np.concatenate: concatenate,
     np.copyto: copyto,
+    np.full_like: full_like,
     np.moveaxis: moveaxis,
     np.ndim: lambda array: array.ndim,
     np.ones_like: ones_like,

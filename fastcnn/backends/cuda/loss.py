@@ -23,6 +23,7 @@ TILE = 32 if SIMULATED else 256  # elements per block, one per thread
 ROW = 4 if SIMULATED else 32  # threads per row of logits, a power of two
 
 BAD_CLASS, BAD_PROBABILITY = 1, 2
+NEVER = -(2**62)  # an ignore_index that no target is
 
 
 def _faults() -> DeviceArray:
@@ -405,6 +406,22 @@ def binary_cross_entropy_with_logits_backward(
     return _chained(_logits(bce_with_logits_slope, input, target, weight, pos_weight), None, grad_output, reduction)
 
 
+@cuda.jit
+def one_hot_kernel(target, output, faults):
+    row = cuda.grid(1)
+    if row < output.shape[0]:
+        number = class_of(target, row, output.shape[1], NEVER, faults)
+        for c in range(output.shape[1]):
+            output[row, c] = output.dtype.type(1 if c == number else 0)
+
+
+def one_hot(target: DeviceArray, num_classes: int, dtype: Any) -> DeviceArray:
+    """(M,) class numbers -> (M, num_classes), 1 in the class's column and 0 elsewhere."""
+    output = empty((len(target), num_classes), dtype)
+    launch(one_hot_kernel, blocks(len(target), TILE), TILE, target, output, _faults())
+    return output
+
+
 _F1, _F2, _I1 = "float32[::1]", "float32[:,::1]", "int64[::1]"
 KERNELS: list[tuple[str, Any, str]] = [op.listed for op in list(globals().values()) if isinstance(op, Elementwise)] + [
     ("cross_entropy_classes", cross_entropy_classes, f"void({_F2}, {_I1}, {_F1}, {_F1}, {_F1}, int64, float32, {_I1})"),
@@ -414,6 +431,7 @@ KERNELS: list[tuple[str, Any, str]] = [op.listed for op in list(globals().values
     ("nll_loss", nll_loss_kernel, f"void({_F2}, {_I1}, {_F1}, {_F1}, {_F1}, int64, {_I1})"),
     ("nll_loss_backward", nll_loss_backward_kernel, f"void({_F1}, {_I1}, {_F1}, {_F1}, {_F2}, int64, {_I1})"),
     ("target_weights", target_weights, f"void({_I1}, {_F1}, {_F1}, int64, int64, {_I1})"),
+    ("one_hot", one_hot_kernel, f"void({_I1}, {_F2}, {_I1})"),
     ("quotient", quotient, f"void({_F1}, {_F1}, {_F1})"),
     ("bce_with_logits", bce_with_logits, f"void({', '.join([_F1] * 5)})"),
     ("bce_with_logits_slope", bce_with_logits_slope, f"void({', '.join([_F1] * 5)})"),
