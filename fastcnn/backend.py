@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -119,11 +119,15 @@ def to_device(array: Any) -> Any:
     return _load("cuda").to_device(array)
 
 
-def to_host(*arrays: Any) -> Any:
-    """NumPy copies of arrays on the GPU, for which the host waits once; NumPy arrays as they are. One argument gives an array, several a tuple."""
-    if any(map(on_device, arrays)):
-        return _load("cuda").to_host(*arrays)
-    return arrays[0] if len(arrays) == 1 else arrays
+def to_host(array: Any) -> Any:
+    """A NumPy copy of an array on the GPU, for which the host waits; whatever is not there as it is."""
+    return all_to_host([array])[0]
+
+
+def all_to_host(arrays: Iterable[Any]) -> list[Any]:
+    """to_host of several, for which the host waits once."""
+    arrays = list(arrays)
+    return _load("cuda").all_to_host(arrays) if any(map(on_device, arrays)) else arrays
 
 
 def place(*arrays: Any) -> Any:

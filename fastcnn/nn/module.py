@@ -282,7 +282,7 @@ class Module:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers by name, on the host wherever they are."""
         state = dict(self._state())
-        hosts = backend.to_host(*state.values(), None)[:-1]
+        hosts = backend.all_to_host(state.values())
         return {key: array.copy() if array is host else host for (key, array), host in zip(state.items(), hosts, strict=True)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:

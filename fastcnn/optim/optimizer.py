@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastcnn.backend import on_device, to_host
+from fastcnn.backend import all_to_host, on_device
 from fastcnn.nn.parameter import Parameter
 from fastcnn.shapes import ShapeError, by
 
@@ -139,7 +139,7 @@ class Optimizer:
         result = {name: np.array(value) if isinstance(value, tuple) else value for name, value in result.items()}
         result["step"] = np.array(self._steps, np.int64)
         for name, arrays in self._states.items():
-            hosts = to_host(*arrays, None)[:-1]  # wherever they are
+            hosts = all_to_host(arrays)  # wherever they are
             result |= {f"{name}.{i}": array.copy() if array is host else host for i, (array, host) in enumerate(zip(arrays, hosts, strict=True))}
         return result
 

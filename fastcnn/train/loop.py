@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fastcnn.backend import on_device, to_host
+from fastcnn.backend import all_to_host, on_device
 from fastcnn.random import manual_seed
 from fastcnn.train.data import ahead, evaluation_batches, training_batches
 from fastcnn.train.diagnose import NotFinite
@@ -157,8 +157,8 @@ class Tally:
     def settle(self) -> None:
         """Add what is waiting."""
         steps, self._waiting = self._waiting, []
-        values, logits, ys = (to_host(*(step[k] for step in steps), None)[:-1] for k in (0, 1, 3)) if steps else ((), (), ())
-        for (_, _, x, _, number), value, output, y in zip(steps, values, logits, ys, strict=True):
+        fetched = all_to_host([step[k] for step in steps for k in (0, 1, 3)])
+        for (_, _, x, _, number), value, output, y in zip(steps, fetched[::3], fetched[1::3], fetched[2::3], strict=True):
             self.trainer.running["images"] -= len(y)  # counted already
             self._take(float(value), output, x, y, number)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastcnn import checkpoint, metrics
-from fastcnn.backend import on_device, place, to_host
+from fastcnn.backend import all_to_host, on_device, place, to_host
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.random import default_rng
 from fastcnn.train.data import ahead, evaluation_batches
@@ -115,7 +115,7 @@ class Trainer:
                 raise ValueError("evaluate: the data holds no images")
             output, target = np.concatenate(logits), place(np.concatenate(targets))
             result = {"loss": per_image(self.loss, float(self.loss(output, target)), len(target))}
-            output, target = to_host(output, target)
+            output, target = all_to_host([output, target])
         return result | {name: float(metric(output, target)) for name, metric in self.metrics.items()}
 
     def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:

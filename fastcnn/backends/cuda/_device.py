@@ -371,14 +371,19 @@ def stage(value: np.ndarray) -> DeviceArray:
     return result
 
 
-def to_host(*values: Any) -> Any:
-    """Copies of device arrays on the host, waiting once for all of them; everything else as it is. One value gives one array, several a tuple."""
+def to_host(value: Any) -> Any:
+    """A copy of a device array on the host, after waiting for it; everything else as it is."""
+    return all_to_host([value])[0]
+
+
+def all_to_host(values: Sequence[Any]) -> list[Any]:
+    """to_host of several, waiting once."""
     arrays = [contiguous(wrap(value)) if is_device(value) else value for value in values]
     results = [np.empty(array.shape, array.dtype) if isinstance(array, DeviceArray) else array for array in arrays]
     pairs = [(array.pointer, host) for array, host in zip(arrays, results, strict=True) if isinstance(array, DeviceArray)]
     if pairs:
         download([pointer for pointer, _ in pairs], [host for _, host in pairs])
-    return results[0] if len(values) == 1 else tuple(results)
+    return results
 
 
 def contiguous(array: DeviceArray) -> DeviceArray:
