@@ -48,7 +48,8 @@ _LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "torch"
 __all__ = [
     "ShapeError", "Trainer", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col", "manual_seed",
     "metrics", "nn", "optim", "plots",
-    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "to_device", "to_host", "train", "use_algorithm", "use_backend",
+    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary",
+    "to_device", "to_host", "train", "use_algorithm", "use_backend",
 ]  # fmt: skip
 
 

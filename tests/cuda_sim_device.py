@@ -140,8 +140,7 @@ def test_host_arrays_are_refused_by_every_op(op):
     assert tuple(inspect.signature(function).parameters) == parameters
     host = np.ones((2, 2, 2, 2), np.float32)
     if parameters[0] == "params":
-        arguments = [[host] if name in ("params", "grads") or name.endswith(("s", "sqs")) and name != "steps" else [1] for name in parameters]
-        arguments = [value if name in ("params", "grads") or name.endswith("s") and name != "eps" else 0.5 for name, value in zip(parameters, arguments, strict=True)]
+        arguments = [0.5 if not name.endswith("s") or name == "eps" else [1] if name == "steps" else [host] for name in parameters]
     else:
         arguments = [host] * len(parameters)
     with pytest.raises(TypeError, match=f"{op}: {parameters[0]} .*host array"):

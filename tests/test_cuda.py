@@ -1,4 +1,7 @@
-"""The GPU backend without a GPU: its kernels in numba's simulator, each tests/cuda_sim_*.py in a process of its own; and what is said where something is missing."""
+"""The GPU backend without a GPU: its kernels in numba's simulator, and what is said where something is missing.
+
+Each tests/cuda_sim_*.py runs in a process of its own, because numba decides at its import whether it simulates.
+"""
 
 import importlib.util
 import os

@@ -13,6 +13,7 @@ from fastcnn import checkpoint, metrics
 from fastcnn.backend import all_to_host, on_device, place, to_host
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.random import default_rng
+from fastcnn.train.capture import Capture
 from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.diagnose import NotFinite, first_not_finite
 from fastcnn.train.history import History
@@ -35,6 +36,8 @@ class Trainer:
     schedule_every  "epoch": fit() steps it after each epoch; "batch": step() does, as OneCycleLR wants it
     metrics         name -> function (logits, target) -> float; {"accuracy": metrics.accuracy} by default, {} for none
     inference_batch images at once in evaluate() and predict(): fewer where one image's activations are large
+    capture         on backend "cuda": record forward, loss and backward once per batch shape and repeat them with one launch (a CUDA graph), which
+                    pays where the kernels are small. Not for networks that draw anew in every step (dropout)
 
     Public state: `epoch` (whole epochs done), `batch` (batches done in the epoch under way), `iteration` (steps done), `history`
     and `logits` (of the latest step, from before its update).
@@ -52,6 +55,7 @@ class Trainer:
         schedule_every: str = "epoch",
         metrics: Mapping[str, Metric] | None = None,
         inference_batch: int = INFERENCE_BATCH,
+        capture: bool = False,
     ):
         if schedule_every not in ("epoch", "batch"):
             raise ValueError(f"Trainer: schedule_every must be 'epoch' or 'batch', got {schedule_every!r}")
@@ -65,6 +69,7 @@ class Trainer:
         self.history = History()
         self.logits: np.ndarray | None = None
         self._runner = Runner(model)
+        self._capture = Capture(model, loss) if capture else None
         first = first_parametrised(model)
         if first is not None:
             first.requires_input_grad = False
@@ -83,13 +88,16 @@ class Trainer:
         plan = self._runner.plan(x, training=True)
         if plan is None:
             x, y = place(x, y)
-        self.logits = model(x) if plan is None else plan.forward(x)
-        value = loss(self.logits, y)
-        if not on_device(value):
-            value = float(value)
-            if not math.isfinite(value):
-                return value
-        (model if plan is None else plan).backward(loss.backward())
+        if self._capture is not None:
+            self.logits, value = self._capture.run(x, y)
+        else:
+            self.logits = model(x) if plan is None else plan.forward(x)
+            value = loss(self.logits, y)
+            if not on_device(value):
+                value = float(value)
+                if not math.isfinite(value):
+                    return value
+            (model if plan is None else plan).backward(loss.backward())
         self.optimizer.step()
         if self.schedule is not None and self.schedule_every == "batch":
             self.schedule.step()

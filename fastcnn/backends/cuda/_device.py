@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from . import _memory
-from ._memory import SIMULATED, cuda, download, pool, upload
+from ._memory import SIMULATED, cuda, download, take, upload
 
 if SIMULATED:
     import ctypes
@@ -306,7 +306,7 @@ class DeviceArray:
 def empty(shape: Sequence[int], dtype: Any) -> DeviceArray:
     """An uninitialised C-contiguous array from the pool."""
     shape, dtype = tuple(shape), np.dtype(dtype)
-    block = pool.take(prod(shape) * dtype.itemsize)
+    block = take(prod(shape) * dtype.itemsize)
     return DeviceArray(block.pointer, shape, c_strides(shape, dtype.itemsize), dtype, block)
 
 
@@ -405,6 +405,7 @@ def blocks(count: int, tile: int) -> int:
 
 
 if SIMULATED:
+    recorded: list[tuple] | None = None  # the launches that a graph records, which do not run
 
     def _argument(value: Any) -> Any:
         """The memory of an array as the simulator's kernels want it: NumPy over the same address."""
@@ -419,7 +420,9 @@ if SIMULATED:
 
     def launch(kernel: Any, grid: Any, block: Any, *arguments: Any) -> None:
         """Run a kernel over grid blocks of block threads; device arrays must be C-contiguous. An empty grid runs nothing."""
-        if prod(grid) if isinstance(grid, tuple) else grid:
+        if recorded is not None:
+            recorded.append((kernel, grid, block, *arguments))
+        elif prod(grid) if isinstance(grid, tuple) else grid:
             with np.errstate(all="ignore"):
                 kernel[grid, block](*map(_argument, arguments))
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -73,10 +74,39 @@ copies = Copies()
 
 def stream() -> Any:
     """The stream that everything runs in: the default one, which PyTorch and CuPy use too, so their arrays need no waiting for."""
-    return _capturing if _capturing is not None else cuda.default_stream()
+    global _default
+    if _default is None:
+        _default = cuda.default_stream()  # kept: numba knows its launch configurations by the stream object
+    return getattr(_local, "stream", None) or _default
 
 
-_capturing: Any = None  # the stream of a step that is being captured
+_default: Any = None
+_local = threading.local()  # while a thread records a graph: `stream`; while it computes in a graph's memory: `pool`
+
+
+@contextmanager
+def in_stream(other: Any) -> Iterator[None]:
+    """What this thread asks for inside runs in another stream."""
+    _local.stream = other
+    try:
+        yield
+    finally:
+        _local.stream = None
+
+
+@contextmanager
+def using(other: Pool) -> Iterator[None]:
+    """New arrays of this thread come from another pool inside."""
+    before, _local.pool = getattr(_local, "pool", None), other
+    try:
+        yield
+    finally:
+        _local.pool = before
+
+
+def take(nbytes: int) -> Block:
+    """A block of at least nbytes, from the pool in use."""
+    return (getattr(_local, "pool", None) or pool).take(nbytes)
 
 
 def _bytes_at(pointer: int, nbytes: int) -> Any:
@@ -134,7 +164,8 @@ def fault_record(empty: Callable) -> Any:
     """(3,) int64 on the device: the number of a fault, 0 for none, and its values."""
     global _faults
     if _faults is None:
-        record = empty((3,), np.int64)
+        with using(pool):
+            record = empty((3,), np.int64)
         record.fill(0)
         _faults = record
     return _faults
