@@ -23,6 +23,13 @@ Args = argparse.Namespace
 def _conv(args: Args) -> dict:
     from bench import convs
 
+    if args.backend == "cuda":
+        from bench import cuda_times
+        from fastcnn import recipes
+
+        lists = args.lists or (["short"] if args.short else ["reports"])
+        names = ["lenet-mnist"] if args.short else recipes.names()
+        return cuda_times.run(cuda_times.Settings(lists, [op for op in args.ops if op in OPS], names, args.threads, args.repeats))
     lists = args.lists or (["short"] if args.short else ["reports", "odd", "batch1"])
     return convs.run(convs.Settings(lists, args.ops, args.backend, args.peers, args.threads, args.dtype, args.format, args.repeats))
 

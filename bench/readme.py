@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import bridge, changes, convs, coursework, data, growth, memory, ops, overhead, roofline, runs, steps
+from bench import bridge, changes, convs, coursework, cuda_times, data, growth, memory, ops, overhead, roofline, runs, steps
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
@@ -14,7 +14,7 @@ TABLE = "table"
 
 RENDERERS = {
     module.KIND: module.render
-    for module in (runs, steps, bridge, memory, roofline, convs, ops, growth, overhead, data, coursework, changes)
+    for module in (runs, steps, bridge, memory, roofline, convs, ops, growth, overhead, data, coursework, changes, cuda_times)
 }
 """How each kind of result is printed on the terminal; the order is the README's."""
 

@@ -41,10 +41,11 @@ class Capture:
         if not hasattr(backend.current(), "Graph"):
             raise ValueError(f"Trainer: capture=True is for backend 'cuda', the current one is {backend.current().name!r}")
         for path, module in self.model.named_modules():
+            layer = f"{path} ({type(module).__name__})"
             if isinstance(module, (nn.Dropout, nn.VanillaDropout)) and module.p > 0 and module.training:
-                raise ValueError(f"Trainer: capture=True repeats the same launches, but {path} ({type(module).__name__}) draws anew in every step")
+                raise ValueError(f"Trainer: capture=True repeats the same launches, but {layer} draws anew in every step")
             if getattr(module, "momentum", 0.0) is None:
-                raise ValueError(f"Trainer: capture=True repeats the same launches, but {path} ({type(module).__name__}) averages with another share in every step")
+                raise ValueError(f"Trainer: capture=True repeats the same launches, but {layer} averages with another share in every step")
 
 
 class _Step:
@@ -87,7 +88,8 @@ class _Step:
         for module in (*self.model.modules(), self.loss):
             vars(module)["_saved"] = None  # what the first step left there gives its memory back before it is needed
         self.result = self.graph.record(lambda: self._compute(self.x, self.y))
-        self.counted = [(module, name, value - before[module, name]) for (module, name), value in self._counts().items() if (value != before[module, name]).any()]
+        changes = [(module, name, value - before[module, name]) for (module, name), value in self._counts().items()]
+        self.counted = [(module, name, change) for module, name, change in changes if change.any()]
         self.grads = [(parameter, parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
 
     def _counts(self) -> dict[tuple[Any, str], Any]:

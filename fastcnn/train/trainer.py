@@ -69,10 +69,14 @@ class Trainer:
         self.history = History()
         self.logits: np.ndarray | None = None
         self._runner = Runner(model)
-        self._capture = Capture(model, loss) if capture else None
+        self.set_capture(capture)
         first = first_parametrised(model)
         if first is not None:
             first.requires_input_grad = False
+
+    def set_capture(self, on: bool) -> None:
+        """Turn the option `capture` on or off; what was recorded is forgotten."""
+        self._capture = Capture(self.model, self.loss) if on else None
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it.

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from ..ops import OPS
+from ._clock import seconds
 from ._device import DeviceArray, all_to_host, contiguous, is_device, stage, to_device, to_host, wrap
 from ._graph import Graph
 from ._memory import device_name, missing, numba_version
 from ._memory import pool as memory
 
-__all__ = ["DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "stage",
+__all__ = ["DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "seconds", "stage",
            "to_device", "to_host", *OPS]
 
 name = "cuda"
