@@ -106,3 +106,10 @@ def fold(input: DeviceArray, output_size: Pair, kernel_size: Pair, dilation: Pai
     """(N, C*KH*KW, OH*OW) -> (N,C,H,W): the transpose of unfold; overlapping pixels are added."""
     C = input.shape[1] // (kernel_size[0] * kernel_size[1])
     return col2im(input, (len(input), C, *output_size), kernel_size, dilation, padding, stride, "torch")
+
+
+_ARRAYS = "float32[::1], float32[::1], UniTuple(int64, 6)"
+KERNELS = [
+    ("gather_windows", gather_windows, f"void({_ARRAYS}, UniTuple(int64, 6), UniTuple(int64, 9))"),
+    ("add_windows", add_windows, f"void({_ARRAYS}, UniTuple(int64, 9), UniTuple(int64, 2), UniTuple(int64, 2))"),
+]

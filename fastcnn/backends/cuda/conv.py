@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ...shapes import Pair, Padding, conv2d_output_size
-from . import conv_forward, conv_grad_input, conv_grad_weight, depthwise
+from typing import Any
+
+from ...shapes import Padding, Pair, conv2d_output_size
+from . import conv_forward, conv_grad_input, conv_grad_weight, conv_walk, depthwise, pieces
 from ._device import DeviceArray, contiguous, empty
 from .reduction import channel_sums
+from .tiles import PRODUCTION
 
 
 def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> DeviceArray:
@@ -41,3 +44,28 @@ def conv2d_grad_bias(grad_output: DeviceArray) -> DeviceArray:
 def channels_last(input: DeviceArray) -> DeviceArray:
     """The same numbers, in memory as (N,H,W,C)."""
     return contiguous(input.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def _listed() -> list[tuple[str, Any, str]]:
+    """Every tile of both dtypes, for the compiler's report."""
+    found = []
+    for dtype, tiles in PRODUCTION.items():
+        array = f"{dtype.name}[::1]"
+        walk = f"void({array}, {array}, {array}, {dtype.name}, {array}, int32[:,::1], int32[:,::1], UniTuple(int64, {len(conv_walk.Walk._fields)}))"
+        grad_weight = f"void({array}, {array}, {array}, int32[:,::1], UniTuple(int64, {len(conv_grad_weight.Sizes._fields)}))"
+        for tile in tiles:
+            found.append((f"conv_walk {tile} {dtype}", conv_walk.walk_kernel(tile, dtype, True, "relu"), walk))
+            found.append((f"conv_grad_weight {tile} {dtype}", conv_grad_weight.grad_weight_kernel(tile, dtype), grad_weight))
+        one = (1, 1)
+        depth = f"void({array}, {array}, {{}}{array}, UniTuple(int64, {len(depthwise.Sizes._fields)}))"
+        for K in (3, 5, 7):
+            size = (K, K)
+            found.append((f"depthwise {K}x{K} {dtype}", depthwise.sliding_kernel(dtype, size, one, one, True, False), depth.format(f"{array}, ")))
+            found.append((f"depthwise_grad_weight {K}x{K} {dtype}", depthwise.grad_weight_kernel(dtype, size, one, one), depth.format("")))
+        strided = depthwise.strided_grad_input_kernel(dtype, (3, 3), (2, 2), one)
+        found.append((f"depthwise_grad_input 3x3 stride 2 {dtype}", strided, depth.format("")))
+        found.append((f"add_pieces {dtype}", pieces.add_kernel(dtype, True, "relu"), f"void({array}, {array}, {dtype.name}, {array}, int64, int64)"))
+    return found
+
+
+KERNELS = _listed()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
-from ...shapes import Pair, Padding, conv2d_output_size
+from ...shapes import Padding, Pair, conv2d_output_size
 from ._device import DeviceArray, empty
 from .conv_walk import Table, Walk, run, table
 from .tiles import Cut
 
 
-@lru_cache(maxsize=1024)
+@cache  # recorded steps hold addresses of tables: none may go
 def terms(channels: int, size: Pair, kernel: Pair, output_size: Pair, padding: Padding, dilation: Pair) -> Table:
     """A single class: all output pixels. Terms in the order in which a filter lies in memory: c, kh, kw."""
     (H, W), (KH, KW), (OH, OW), (DH, DW) = size, kernel, output_size, dilation

@@ -10,9 +10,9 @@ This is the transposed convolution. Source: Dumoulin & Visin 2016 (arXiv:1603.07
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
-from ...shapes import Pair, Padding
+from ...shapes import Padding, Pair
 from ._device import DeviceArray, empty
 from .conv_walk import Table, Walk, run, table
 from .tiles import Cut
@@ -28,7 +28,7 @@ def _along_one_axis(size: int, kernel: int, stride: int, before: int, dilation: 
     return found
 
 
-@lru_cache(maxsize=1024)
+@cache  # recorded steps hold addresses of tables: none may go
 def terms(filters: int, channels: int, size: Pair, kernel: Pair, output_size: Pair, stride: Pair, padding: Padding, dilation: Pair) -> Table:
     """A class per residue of row and column. Weights lie (o, c, kh, kw); a row of the walk is a c."""
     (KH, KW), (OH, OW) = kernel, output_size

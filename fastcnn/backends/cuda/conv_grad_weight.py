@@ -9,13 +9,13 @@ has few tiles (a 3x3 layer of 64 channels: 9 of 64 x 64) but a long sum, so the 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import int32, int64, uint32, uint64
 
-from ...shapes import Pair, Padding
+from ...shapes import Padding, Pair
 from ._device import DeviceArray, blocks, empty, flat, launch, to_device, zeros
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
     grad_weight_size: int  # all of it: from one piece to the next
 
 
-@lru_cache(maxsize=None)
+@cache
 def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
     """A block per tile of BM filters x BN entries; grid: (tiles of entries, tiles of filters, groups x pieces). index: the type that counts the arrays'
     elements, int64 where there are 2^31 or more.
@@ -159,7 +159,7 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
     return grad_weight
 
 
-@lru_cache(maxsize=1024)
+@cache  # recorded steps hold addresses of tables: none may go
 def entries_table(channels: int, size: Pair, kernel: Pair, dilation: Pair, multiple: int) -> DeviceArray:
     """The entries of a filter in the order in which they lie in memory, filled up with some that read nothing to a multiple of a tile's columns."""
     (H, W), (KH, KW), (DH, DW) = size, kernel, dilation

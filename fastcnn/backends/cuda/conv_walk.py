@@ -15,7 +15,7 @@ works it out once, for its own column. Per number fetched this leaves: two addit
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ class Walk(NamedTuple):
     output_size: int  # all of it: from one piece to the next
 
 
-@lru_cache(maxsize=None)
+@cache
 def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, index: Any = int32) -> Any:
     """A block per tile of BM rows x BN pixels; grid: (tiles of pixels, tiles of rows, classes x groups x pieces). index: the type that counts the source's
     elements, int64 where there are 2^31 or more.

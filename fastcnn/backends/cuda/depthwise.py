@@ -13,13 +13,13 @@ A multiply-add per number read is far from the arithmetic's limit; 3x3 in float3
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import int32, int64, uint32, uint64
 
-from ...shapes import Pair, Padding
+from ...shapes import Padding, Pair
 from ._device import DeviceArray, blocks, empty, flat, launch, zeros
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
@@ -28,7 +28,8 @@ from .tiles import MULTIPROCESSORS, NUMBA_TYPE
 
 THREADS = 8 if SIMULATED else 128  # a power of two
 RUN = 4  # results of a thread, below one another
-LARGEST = 49  # taps whose weights, or sums, fit into registers: up to 7x7
+LARGEST = 49  # taps of the kernels made here: up to 7x7, whose sums still fit into registers
+HELD = 160  # (source row, tap of it, result) in the loops that the compiler still unrolls: 5x5. Weights can lie in registers only then, else they are read.
 
 
 def applies(weight_shape: tuple[int, ...], channels: int, groups: int) -> bool:
@@ -53,13 +54,15 @@ class Sizes(NamedTuple):
     sources: int  # how many planes of the source, each with a filter, are added
 
 
-@lru_cache(maxsize=None)
+@cache
 def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: Pair, biased: bool, flipped: bool) -> Any:
     """A thread per RUN results. flipped: the filter turned round, as in the input gradient, where a result's sources are the filters of its channel."""
     number = NUMBA_TYPE[dtype]
     (KH, KW), (SH, SW), (DH, DW) = kernel_size, stride, dilation
     taps = KH * KW
     rows = (RUN - 1) * SH + DH * (KH - 1) + 1
+    held = rows * KW * RUN <= HELD and DH == 1
+    filter_size = taps if held else 1
 
     @kernel(THREADS)
     def slide(source, weight, bias, output, sizes):
@@ -76,14 +79,15 @@ def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: P
         w0 = int32(ow * SW - left)
         h0 = int32(oh * SH - top)
         sums = cuda.local.array(RUN, number)
-        filter = cuda.local.array(taps, number)
+        filter = cuda.local.array(filter_size, number)
         for i in range(RUN):
             sums[i] = number(0)
         for s in range(sources):
             first = channel * filters_per_channel + s if flipped else channel // filters_per_channel
             which = first if flipped else channel
-            for tap in range(taps):
-                filter[tap] = weight[uint64(which * taps + (taps - 1 - tap if flipped else tap))]
+            if held:
+                for tap in range(taps):
+                    filter[tap] = weight[uint64(which * taps + (taps - 1 - tap if flipped else tap))]
             base = (image * source_channels + first) * H * W
             for row in range(rows):
                 h = int32(h0 + row)
@@ -95,7 +99,8 @@ def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: P
                     for i in range(RUN):
                         kh = (row - i * SH) // DH
                         if row - i * SH == kh * DH and kh >= 0 and kh < KH:
-                            sums[i] += value * filter[kh * KW + kw]
+                            tap = kh * KW + kw
+                            sums[i] += value * (filter[tap] if held else weight[uint64(which * taps + (taps - 1 - tap if flipped else tap))])
         for i in range(RUN):
             if oh + i < OH:
                 value = sums[i]
@@ -106,7 +111,7 @@ def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: P
     return slide
 
 
-@lru_cache(maxsize=None)
+@cache
 def strided_grad_input_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: Pair) -> Any:
     """A thread per input pixel."""
     number = NUMBA_TYPE[dtype]
@@ -138,23 +143,30 @@ def strided_grad_input_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, 
     return gather
 
 
-@lru_cache(maxsize=None)
+def grad_weight_threads(dtype: np.dtype, kernel_size: Pair) -> int:
+    """Threads of a block: as many as usual if a number per thread and tap fits into shared memory."""
+    return THREADS if kernel_size[0] * kernel_size[1] * THREADS * dtype.itemsize <= 48 * 1024 else THREADS // 2
+
+
+@cache
 def grad_weight_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: Pair) -> Any:
     """A block per filter and piece of its pixels; grid: (filters, pieces). output: (pieces, filters, taps)."""
     number = NUMBA_TYPE[dtype]
     (KH, KW), (SH, SW), (DH, DW) = kernel_size, stride, dilation
     taps = KH * KW
+    threads = grad_weight_threads(dtype, kernel_size)
+    numbers = taps * threads
 
-    @kernel(THREADS)
+    @kernel(threads)
     def grad_weight(grad_output, input, output, sizes):
         images, filters, OH, OW, channels, H, W, top, left, filters_per_channel, pieces = sizes
-        shared = cuda.shared.array(THREADS, number)
+        shared = cuda.shared.array(numbers, number)
         sums = cuda.local.array(taps, number)
         thread = int32(cuda.threadIdx.x)
         which, piece = int64(cuda.blockIdx.x), int64(cuda.blockIdx.y)
         for tap in range(taps):
             sums[tap] = number(0)
-        for pixel in range(piece * THREADS + thread, images * OH * OW, pieces * THREADS):
+        for pixel in range(piece * threads + thread, images * OH * OW, pieces * threads):
             place = uint64(pixel)
             ow = int32(place % uint64(OW))
             oh = int32(place // uint64(OW) % uint64(OH))
@@ -167,23 +179,25 @@ def grad_weight_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilatio
                     w = int32(ow * SW - left + kw * DW)
                     if h >= 0 and h < H and w >= 0 and w < W:
                         sums[kh * KW + kw] += grad * input[uint64(base + h * W + w)]
+        # The threads' sums are added pairwise, those of all taps at a time.
         for tap in range(taps):
-            shared[thread] = sums[tap]
+            shared[uint64(tap * threads) + uint64(thread)] = sums[tap]
+        half = int32(threads // 2)
+        while half:
             cuda.syncthreads()
-            half = THREADS // 2
-            while half:
-                if thread < half:
-                    shared[thread] += shared[thread + half]
-                cuda.syncthreads()
-                half //= 2
-            if thread == 0:
-                output[uint64((piece * filters + which) * taps + tap)] = shared[0]
-            cuda.syncthreads()
+            if thread < half:
+                for tap in range(taps):
+                    shared[uint64(tap * threads) + uint64(thread)] += shared[uint64(tap * threads) + uint64(thread + half)]
+            half = int32(half // 2)
+        cuda.syncthreads()
+        for tap in range(thread, taps, threads):
+            output[uint64((piece * filters + which) * taps + tap)] = shared[uint64(tap * threads)]
 
     return grad_weight
 
 
-def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, stride: Pair, padding: Padding, dilation: Pair, output: DeviceArray) -> DeviceArray:
+def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, stride: Pair, padding: Padding, dilation: Pair,
+           output: DeviceArray) -> DeviceArray:
     """output, filled; (N,C,H,W) x (O,1,KH,KW) [+ (O,)] -> (N,O,OH,OW)."""
     (N, C, H, W), (_, O, OH, OW) = input.shape, output.shape
     sizes = Sizes(N * O, O, OH, OW, C, H, W, padding[0][0], padding[1][0], O // C, 1)
@@ -220,7 +234,8 @@ def conv2d_grad_weight(grad_output: DeviceArray, input: DeviceArray, weight_shap
     output = empty(weight_shape, input.dtype)
     target = output if pieces == 1 else empty((pieces, output.size), output.dtype)
     sizes = N, O, OH, OW, C, H, W, padding[0][0], padding[1][0], O // C, pieces
-    launch(grad_weight_kernel(input.dtype, (KH, KW), stride, dilation), (O, pieces), THREADS, flat(grad_output), flat(input), flat(target), sizes)
+    made, threads = grad_weight_kernel(input.dtype, (KH, KW), stride, dilation), grad_weight_threads(input.dtype, (KH, KW))
+    launch(made, (O, pieces), threads, flat(grad_output), flat(input), flat(target), sizes)
     if pieces > 1:
         add_pieces(target, None, 1, "none", 0.0, output)
     return output

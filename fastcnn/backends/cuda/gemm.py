@@ -6,7 +6,7 @@ Neighbouring threads fetch neighbouring numbers in both cases: eight along k and
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from .pieces import add_pieces
 from .tiles import BK, NUMBA_TYPE, VECTOR, Cut, Tile, cut, parts
 
 
-@lru_cache(maxsize=None)
+@cache
 def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased: bool, activation: str) -> Any:
     """A block per tile of BM x BN; grid: (tiles of columns, tiles of rows, pieces of the sum)."""
     assert tile.threads % tile.BM == 0  # each thread loads one row of an A that lies by rows

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ._device import DeviceArray
-from .gemm import gemm
+from .gemm import gemm, gemm_kernel
 from .reduction import channel_sums
+from .tiles import PRODUCTION
 
 
 def linear(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, activation: str = "none", slope: float = 0.0) -> DeviceArray:
@@ -25,3 +26,12 @@ def linear_grad_weight(grad_output: DeviceArray, input: DeviceArray) -> DeviceAr
 def linear_grad_bias(grad_output: DeviceArray) -> DeviceArray:
     """(M,O) -> (O,)."""
     return channel_sums(grad_output, grad_output.shape[1], 1)
+
+
+_ARRAY = "{0}[::1], {0}[::1], {0}[::1], {0}, {0}[::1]"
+KERNELS = [
+    (f"gemm {name} {tile} {dtype}", gemm_kernel(tile, dtype, a_by_k, b_by_k, True, "relu"), f"void({_ARRAY.format(dtype.name)}, UniTuple(int64, 4))")
+    for dtype, tiles in PRODUCTION.items()
+    for tile in tiles
+    for name, a_by_k, b_by_k in (("A @ B.T", True, True), ("A @ B", True, False), ("A.T @ B", False, False))
+]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ._device import DeviceArray, blocks, flat, launch
 from ._jit import kernel
-from ._memory import SIMULATED
-from ._memory import cuda
+from ._memory import SIMULATED, cuda
 from .epilogue import ACTIVATIONS
 from .tiles import NUMBA_TYPE
 
 THREADS = 16 if SIMULATED else 256
 
 
-@lru_cache(maxsize=None)
+@cache
 def add_kernel(dtype: np.dtype, biased: bool, activation: str) -> Any:
     """A thread per number of the result."""
     number = NUMBA_TYPE[dtype]

@@ -16,14 +16,14 @@ Source: Volkov & Demmel 2008 (register blocking); Chetlur et al. 2014, arXiv:141
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import float32, float64, uint64
 
-from ._device import DeviceArray, blocks, empty, flat, launch
-from ._jit import inlined, kernel
+from ._device import blocks
+from ._jit import inlined
 from ._memory import SIMULATED, cuda
 
 BK = 8  # 32 bytes of a row: what the memory fetches at least. The kernels below spell out these eight steps.
@@ -39,6 +39,9 @@ class Tile(NamedTuple):
     TM: int
     TN: int
     blocks_per_sm: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.BM}x{self.BN} by {self.TM}x{self.TN}"
 
     @property
     def threads(self) -> int:
@@ -114,7 +117,7 @@ class Parts(NamedTuple):
     collect: Any  # (sums, i, part, at): the thread's row i of sums into shared memory
 
 
-@lru_cache(maxsize=None)
+@cache
 def parts(tile: Tile, dtype: np.dtype) -> Parts:
     tile.check()
     number = NUMBA_TYPE[dtype]
