@@ -24,8 +24,10 @@ from ._graph import Graph
 from ._memory import device_name, missing, numba_version
 from ._memory import pool as memory
 
-__all__ = ["DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "seconds", "stage",
-           "to_device", "to_host", *OPS]
+__all__ = [
+    "DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "seconds",
+    "stage", "to_device", "to_host", *OPS,
+]  # fmt: skip
 
 name = "cuda"
 FILES = ("activation", "columns", "conv", "linear", "loss", "norm", "optim", "pool", "resample")
