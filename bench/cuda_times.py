@@ -282,12 +282,13 @@ def render(document: dict) -> str:
         ratios = [report.ratio(_ratio(row["results"], rival, (OURS, CAPTURED))) for rival in (EXACT, FAST)]
         cells = [cell for name in (OURS, CAPTURED, EXACT, FAST) for cell in _cells(row["results"], name, report.milliseconds)]
         steps.append([row["what"], *cells, *ratios])
+    turns = document["settings"]["repeats"]
     versus = [f"{EXACT} / ours", f"{FAST} / ours"]
     columns = [cell for name in (OURS, EXACT, FAST) for cell in (name, "median")]
     parts = [
         "### GPU: convolutions and training steps",
         report.header(document["header"]),
-        f"- times on the device, minimum and median of {document['settings']['repeats']} turns, the sides in turn; ratio: minimum over minimum, above 1 is ours",
+        f"- times on the device, minimum and median of {turns} turns, the sides in turn; ratio: minimum over minimum, above 1 is ours",
         "",
         "Convolutions in us, each recorded as a graph; worst ratio first.",
         "",

@@ -94,9 +94,10 @@ def test_a_step_copies_its_batch_and_nothing_else(capture):
             before = copy.copy(_memory.copies)
             trainer.step(*there)
             assert _memory.copies == before
-        arrays = [value, trainer.logits, *model.parameters(), *(p.grad for p in model.parameters()), *(s for states in trainer.optimizer._states.values() for s in states)]
-        for array in arrays:
-            assert fastcnn.backend.on_device(getattr(array, "data", array))
+        states = [array for arrays in trainer.optimizer._states.values() for array in arrays]
+        parameters = [array for parameter in model.parameters() for array in (parameter.data, parameter.grad)]
+        assert len(parameters) == 12 and len(states) == 12
+        assert all(map(fastcnn.backend.on_device, [value, trainer.logits, *parameters, *states]))
 
 
 def test_memory_does_not_grow():
@@ -191,7 +192,8 @@ def test_a_diverging_run_says_so():
 
 
 def test_models_move_and_containers_compute_there():
-    model = nn.Sequential(nn.Residual(nn.Conv2d(2, 2, 1, rng=1)), nn.Concat(nn.Identity(), nn.Sigmoid()), nn.ConvTranspose2d(4, 2, 2, rng=2), nn.VanillaDropout(0.0))
+    branches = nn.Concat(nn.Identity(), nn.Sigmoid())
+    model = nn.Sequential(nn.Residual(nn.Conv2d(2, 2, 1, rng=1)), branches, nn.ConvTranspose2d(4, 2, 2, rng=2), nn.VanillaDropout(0.0))
     x = np.random.default_rng(0).standard_normal((2, 2, 3, 3)).astype(np.float32)
     with fastcnn.use_backend("reference"):
         expected = model(x)
@@ -216,7 +218,7 @@ def test_models_move_and_containers_compute_there():
 
 
 def test_a_model_on_the_host_is_not_used_in_silence():
-    model, ((x, y),) = network(), batches(1)
+    model, ((x, _),) = network(), batches(1)
     with fastcnn.use_backend("cuda"):
         with pytest.raises(TypeError, match="conv2d: weight is a host array.*fastcnn.to_device"):
             model(fastcnn.to_device(x))

@@ -243,8 +243,8 @@ def test_averages_in_the_same_pass(shape, size, stride, activation, slope, dtype
         assert np.array_equal(result, wanted)
 
 
-# images of whole blocks and of several, rows of blocks that do and do not hold whole pieces, channels that fill no vector, no padding
-CONVOLUTIONS = [(2, 16, 8, 8, 16), (3, 33, 13, 9, 17), (1, 64, 32, 32, 32), (5, 20, 4, 4, 40), (1, 128, 61, 30, 16), (1, 16, 34, 270, 24)]
+# images of whole blocks and of several, rows of blocks that do and do not hold whole pieces, channels that fill no vector, no padding, and many weights
+CONVOLUTIONS = [(2, 16, 8, 8, 16), (3, 33, 13, 9, 17), (1, 64, 32, 32, 32), (5, 20, 4, 4, 40), (1, 128, 61, 30, 16), (1, 16, 34, 270, 24), (3, 136, 8, 9, 220)]
 
 
 @pytest.mark.parametrize(("N", "C", "H", "W", "O"), CONVOLUTIONS)

@@ -88,6 +88,57 @@ def every_implementation(op):
     return [pytest.param(op, impl, id=f"{op}-{impl.name}") for impl in cpu.select.IMPLEMENTATIONS[op] if "winograd" not in impl.name]
 
 
+# Weight gradients of more than 384 KB go block by block: one that takes several stages of images, 1x1 with either side the smaller one, sampled by
+# strides inside and beyond the padding, every tap a row of its own, groups, rows longer than a chunk.
+LARGE_GRADIENTS = """
+stages      12 300 28 28 330 1 1 1 0 1 1
+wide-out    3 200 9 7 500 1 1 1 0 1 1
+wide-in     3 520 6 7 210 1 1 1 0 1 1
+sampled     2 330 9 10 310 1 1 2 1 1 1
+far-padded  2 330 5 4 310 1 1 3 4 1 1
+strided     3 110 11 9 130 3 3 2 1 1 1
+unpadded    2 65 9 9 70 5 5 1 0 1 1
+dilated     2 70 13 12 190 3 3 1 2 3 1
+groups      2 128 7 7 256 3 3 1 1 1 2
+long-rows   1 100 5 300 130 3 3 1 1 1 1
+"""
+
+
+@pytest.mark.parametrize("problem", problems.parse(LARGE_GRADIENTS.splitlines(), "LARGE_GRADIENTS"), ids=lambda p: p.name)
+def test_large_weight_gradients_agree(problem, isa, dtype, rng):
+    x, w = (integers(rng, shape, dtype) for shape in (problem.input_shape, problem.weight_shape))
+    padding = resolve_padding(problem.padding, problem.kernel, problem.stride, problem.dilation)
+    options = (problem.stride, padding, problem.dilation, problem.groups)
+    g = integers(rng, reference.conv2d(x, w, None, *options).shape, dtype)
+    expected = reference.conv2d_grad_weight(g, x, w.shape, *options)
+    for fmt in FORMATS:
+        for threads in (1, 2):
+            cpu.set_num_threads(threads)
+            same_bits(cpu.conv2d_grad_weight(in_format(g, fmt), in_format(x, fmt), w.shape, *options), expected)
+    same_bits(cpu.conv2d_grad_weight(in_format(g, "channels_last"), x, w.shape, *options), expected)
+
+
+# Many weights and strips too small to use them: images are laid out first, in one stage or several; small images share an item.
+LAID_OUT = """
+strided     2 130 21 19 150 3 3 2 1 1 1
+dilated     1 140 19 19 130 3 3 1 6 6 1
+stages      9 300 30 30 70 3 3 2 0 1 1
+small       7 150 5 5 160 3 3 1 1 1 1
+"""
+
+
+@pytest.mark.parametrize("problem", problems.parse(LAID_OUT.splitlines(), "LAID_OUT"), ids=lambda p: p.name)
+def test_layers_of_many_weights_agree(problem, isa, dtype, rng):
+    x, w, b = (integers(rng, shape, dtype) for shape in (problem.input_shape, problem.weight_shape, problem.O))
+    options = (problem.stride, resolve_padding(problem.padding, problem.kernel, problem.stride, problem.dilation), problem.dilation, problem.groups)
+    expected = reference.conv2d(x, w, b, *options)
+    g = integers(rng, expected.shape, dtype)
+    grad_input = reference.conv2d_grad_input(g, w, x.shape, *options)
+    for fmt in FORMATS:
+        same_bits(cpu.conv2d(in_format(x, fmt), w, b, *options), expected)
+        same_bits(cpu.conv2d_grad_input(in_format(g, fmt), w, x.shape, *options), grad_input)
+
+
 @pytest.mark.parametrize(("op", "impl"), [p for op in ("conv2d", "conv2d_grad_input", "conv2d_grad_weight") for p in every_implementation(op)])
 def test_every_implementation_agrees_wherever_it_applies(op, impl, isa, dtype, rng):
     """Also where an earlier one in the list would have been chosen."""

@@ -41,6 +41,8 @@ grouped     6 32 17 17 64 3 3 1 1 1 4
 depthwise   6 70 33 31 70 3 3 1 1 1 70
 depthwise-s 6 70 33 31 70 3 3 2 1 1 70
 covering    96 40 5 5 120 5 5 1 0 1 1
+deep        9 130 9 9 240 3 3 1 1 1 1
+large-gw    3 110 21 19 200 3 3 2 1 1 1
 one-image   1 48 40 40 48 3 3 1 1 1 1
 large-dw    2 300 6 6 320 3 3 1 1 1 1
 """
@@ -161,6 +163,36 @@ def test_an_algorithm_chosen_for_one_call_does_not_reach_other_threads():
         worker.join()
         assert cpu.get_algorithm() == "direct"
     assert seen == ["auto"] and cpu.get_algorithm() == "auto"
+
+
+AFFINITY = """
+import os, time
+import numpy as np
+import fastcnn
+from fastcnn import functional as F
+
+fastcnn.set_backend("cpu")
+rng = np.random.default_rng(0)
+x, w = (rng.integers(-4, 5, shape).astype(np.float32) for shape in ((8, 16, 20, 20), (16, 16, 3, 3)))
+fastcnn.set_num_threads(1)
+expected = F.conv2d(x, w, padding=1, algorithm="direct").tobytes()
+before, own = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
+fastcnn.set_num_threads(3)
+for cpus in (before, {min(before)}, before):
+    os.sched_setaffinity(0, cpus)
+    for _ in range(3):
+        time.sleep(0.002)  # the workers fall asleep
+        assert F.conv2d(x, w, padding=1, algorithm="direct").tobytes() == expected
+    assert os.sched_getaffinity(0) == cpus
+    for worker in map(int, set(os.listdir("/proc/self/task")) - own):
+        assert os.sched_getaffinity(worker) <= before
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this platform")
+def test_workers_stay_on_the_cpus_of_the_process_and_the_callers_own_are_left_alone():
+    done = subprocess.run([sys.executable, "-c", AFFINITY], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("n", [0, -1])

@@ -27,6 +27,8 @@ def isa(request):
 CASES = [
     (2, 16, 8, 8, 16, 1), (1, 17, 9, 10, 33, 1), (9, 64, 4, 4, 70, 1), (2, 20, 30, 29, 24, 0), (1, 16, 7, 90, 16, 2),
     (5, 48, 6, 6, 31, 1), (1, 130, 12, 13, 17, 1), (3, 1, 5, 5, 2, 1), (33, 15, 4, 4, 16, 0), (1, 1, 1, 1, 1, 1),
+    # many weights, few tiles (_winograd_deep.pyx): small images, large ones in several blocks; the last only for the weight gradient
+    (3, 130, 9, 10, 240, 1), (1, 136, 34, 37, 230, 0), (7, 200, 3, 2, 150, 2), (5, 140, 28, 27, 210, 1),
 ]  # fmt: skip
 
 

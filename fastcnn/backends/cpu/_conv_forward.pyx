@@ -2,7 +2,8 @@
 """Direct convolution: the forward pass, and the input gradient of stride 1 as a convolution with the flipped kernel.
 
 The output is cut into items: a strip of rows of one image (or a few whole small images), for one group and a block of output channels. An item loads its input strip
-once, then walks panels x k-blocks x tiles of MR pixels. Items write disjoint parts of the output and each sum is one chain over k, so neither the cut nor the
+once, then walks panels x k-blocks x tiles of MR pixels. Where there are many weights and the strips that fit have few pixels to use them for (strided and dilated
+layers), whole images are laid out first, as scratch that the tiles read directly. Items write disjoint parts of the output and each sum is one chain over k, so neither the cut nor the
 thread that runs an item can change a bit.
 
 m = OH * OW pixels,  n = O / G,  k = (C / G) * KH * KW,  per image and group.
@@ -29,6 +30,10 @@ cdef enum:
     PANEL_BYTES = 96 * 1024
     MOST_ROWS = 8       # rows of the widest tile
     MIN_PIXELS = 64     # pixels per item below which streaming the weights from L3 would dominate: small images are grouped
+    MANY_PIXELS = 192   # the same for weights that do not stay in L2
+    MANY_WEIGHTS = 512 * 1024
+    STAGE_BYTES = 8 * 1024 * 1024  # of images that are laid out at a time
+    PARTS = 4                      # of an image, to be laid out one by one
     MOST_PIXELS = 512
 
 
@@ -53,7 +58,7 @@ cdef struct Plan:
 
 cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View sx, const Panels* panels, bint last, real* tag) noexcept nogil:
     cdef Plan p
-    cdef index pixels = g.OH * g.OW, line, most
+    cdef index pixels = g.OH * g.OW, line, most, enough = MANY_PIXELS if panels.k * panels.n * <index>sizeof(real) > MANY_WEIGHTS else MIN_PIXELS
     p.mr = kernels.f32.mr if real is float else kernels.f64.mr
     p.last = last
     p.width = (g.OW - 1) * g.SW + (g.KW - 1) * g.DW + 1
@@ -67,8 +72,10 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View sx, const Panels* p
         most = imin(most, imax(1, OUTPUT_BYTES // (g.OW * imin(g.Og, 256) * <index>sizeof(real))))
     p.rows = ceil_div(g.OH, ceil_div(g.OH, most))
     p.images = 1
-    if p.rows == g.OH and pixels < MIN_PIXELS:
-        p.images = imax(1, imin(g.N, MIN_PIXELS // pixels))
+    if p.rows == g.OH and pixels < enough:
+        p.images = imax(1, imin(g.N, enough // pixels))
+        if not p.direct:
+            p.images = imax(1, imin(p.images, 2 * STRIP_BYTES // (line * ((g.OH - 1) * g.SH + (g.KH - 1) * g.DH + 1))))
     # ... and pieces enough to share out: fewer images, then blocks of panels, then fewer rows
     p.threads = thread_count(2.0 * g.N * pixels * panels.k * g.O, 1 << 20)
     p.batches = ceil_div(g.N, p.images)
@@ -191,6 +198,50 @@ cdef void run(const fc_isa* kernels, Geometry* g, const Plan* p, const real* x, 
             run_item(kernels, g, plan, item, x, sx, panels, packed, bias, y, scratch + threadid() * plan.worker_bytes)
 
 
+cdef struct Stage:
+    index images   # laid out at a time; 0: none
+    index depth
+    index width
+    size_t bytes
+
+
+cdef Stage make_stage(Geometry* g, const Plan* p, const Panels* panels, real* tag) noexcept nogil:
+    """Whether to lay out images first: if items are so small that reading the weights takes longer than the sums."""
+    cdef Stage s
+    cdef index image
+    s.depth, s.width, s.images, s.bytes = (g.OH - 1) * g.SH + (g.KH - 1) * g.DH + 1, p.width, 0, 0
+    image = s.depth * s.width * g.C * sizeof(real)
+    if not p.direct and g.G == 1 and p.images * p.rows * g.OW < MANY_PIXELS // 2 and panels.k * panels.n * <index>sizeof(real) > MANY_WEIGHTS and image <= STAGE_BYTES:
+        s.images = imin(g.N, STAGE_BYTES // image)
+        s.images = ceil_div(g.N, ceil_div(g.N, s.images))
+        s.bytes = aligned(s.images * image)
+    return s
+
+
+cdef void lay_out(const fc_isa* kernels, Geometry* g, const Stage* s, index item, const real* x, View sx, real* copies) noexcept nogil:
+    cdef index n = item // PARTS, r0 = item % PARTS * s.depth // PARTS, r1 = (item % PARTS + 1) * s.depth // PARTS
+    load_rows(kernels, x + n * sx.n, sx, g.C, g.H, g.W, r0 - g.PT, r1 - r0, g.PL, s.width, copies + (n * s.depth + r0) * s.width * g.C)
+
+
+cdef void run_staged(const fc_isa* kernels, Geometry* g, const Plan* p, const Stage* s, const real* x, View sx, const Panels* panels, const real* packed, const real* bias,
+                     real* y, real* copies, char* scratch) noexcept nogil:
+    """`p` is the plan for a stage."""
+    cdef Geometry laid = g[0]
+    cdef View v
+    cdef Plan plan = p[0]
+    cdef index n0 = 0, item
+    laid.H, laid.W, laid.PT, laid.PL = s.depth, s.width, 0, 0
+    v.c, v.w, v.h, v.n = 1, g.C, s.width * g.C, s.depth * s.width * g.C
+    while n0 < g.N:
+        laid.N = imin(s.images, g.N - n0)
+        plan.batches = ceil_div(laid.N, plan.images)
+        plan.items = plan.batches * plan.strips * plan.blocks
+        for item in prange(laid.N * PARTS, num_threads=p.threads, schedule="dynamic", chunksize=1):
+            lay_out(kernels, g, s, item, x + n0 * sx.n, sx, copies)
+        run(kernels, &laid, &plan, copies, v, panels, packed, bias, y + n0 * g.O * g.OH * g.OW, scratch)
+        n0 += laid.N
+
+
 cdef const real* channels_last_weights(const fc_isa* kernels, const real* w, index filters, index channels, index taps, bint ohwi, real* spare,
                                        int threads) noexcept nogil:
     """The filters with their channels last: w itself, or a copy in `spare`."""
@@ -268,14 +319,22 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     cdef View sx = view_of(input)
     simplify(g, &sx)
     cdef Plan plan = make_plan(kernels, g, sx, &panels, last, <real*>NULL)
+    cdef Stage stage = make_stage(g, &plan, &panels, <real*>NULL)
+    cdef Geometry laid
+    cdef View copied
+    if stage.images:
+        laid, copied = g[0], sx
+        laid.N, laid.H, laid.W, laid.PT, laid.PL, copied.c = stage.images, stage.depth, stage.width, 0, 0, 1
+        plan = make_plan(kernels, &laid, copied, &panels, last, <real*>NULL)
     cdef size_t packed_bytes = 0 if ready is not None else aligned(g.G * panel_elements(&panels) * sizeof(real))
     cdef size_t bias_bytes = aligned(g.G * panels.nvec * panels.lanes * sizeof(real)) if bias is not None else 0
     cdef size_t spare_bytes = 0 if ohwi or ready is not None else aligned(g.O * panels.k * sizeof(real))
-    cdef Arena arena = acquire(packed_bytes + bias_bytes + spare_bytes + plan.threads * plan.worker_bytes)
+    cdef Arena arena = acquire(packed_bytes + bias_bytes + spare_bytes + stage.bytes + plan.threads * plan.worker_bytes)
     cdef real* packed = <real*>arena.base
     cdef real* padded_bias = NULL
     cdef real* spare = <real*>(arena.base + packed_bytes + bias_bytes)
-    cdef char* scratch = arena.base + packed_bytes + bias_bytes + spare_bytes
+    cdef real* copies = <real*>(arena.base + packed_bytes + bias_bytes + spare_bytes)
+    cdef char* scratch = arena.base + packed_bytes + bias_bytes + spare_bytes + stage.bytes
     cdef const real* x = <const real*>cnp.PyArray_DATA(input)
     cdef const real* b
     cdef real* y = <real*>cnp.PyArray_DATA(output)
@@ -298,7 +357,10 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
             pack_flipped(g, &panels, w_data, packed, plan.threads)
         else:
             pack_forward(kernels, g, &panels, w_data, packed, plan.threads)
-        run(kernels, g, &plan, x, sx, &panels, packed, padded_bias, y, scratch)
+        if stage.images:
+            run_staged(kernels, g, &plan, &stage, x, sx, &panels, packed, padded_bias, y, copies, scratch)
+        else:
+            run(kernels, g, &plan, x, sx, &panels, packed, padded_bias, y, scratch)
     release(arena)
     return output
 

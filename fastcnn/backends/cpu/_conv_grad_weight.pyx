@@ -9,10 +9,9 @@ not depend on the number of threads. Large gradients (few slots fit in memory) a
 """
 cimport numpy as cnp
 from cython.parallel cimport parallel, prange, threadid
-from libc.string cimport memcpy, memset
-
 from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._geometry cimport geometry_of
+from fastcnn.backends.cpu._grad_weight_large cimport LargePlan, is_large, large_gradient, load_grad, make_large_plan
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows, real, simplify
 from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels
@@ -75,27 +74,6 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View sx, View sg, const 
     p.x_bytes = 0 if p.direct else aligned(p.images * ((p.rows - 1) * g.SH + (g.KH - 1) * g.DH + 1) * line)
     p.worker_bytes = p.x_bytes + (0 if p.direct_grad else aligned(p.images * p.rows * grad_line))
     return p
-
-
-cdef void load_grad(const fc_isa* kernels, const real* grad, View sg, index rows, index OW, index columns, index wide, real* dst) noexcept nogil:
-    """dst[pixel][o] = grad[o, row, column] for o < columns, zero for columns <= o < wide."""
-    cdef index r, w, o
-    if sg.w == 1 and sg.h == OW:  # planes without gaps: one long row
-        OW, rows = rows * OW, 1
-    for r in range(rows):
-        if sg.w == 1 and sg.c != 1:
-            if real is float:
-                kernels.f32.transpose(grad + r * sg.h, sg.c, dst + r * OW * wide, wide, columns, OW, wide)
-            else:
-                kernels.f64.transpose(grad + r * sg.h, sg.c, dst + r * OW * wide, wide, columns, OW, wide)
-            continue
-        for w in range(OW):
-            if sg.c == 1:
-                memcpy(dst + (r * OW + w) * wide, grad + r * sg.h + w * sg.w, columns * sizeof(real))
-            else:
-                for o in range(columns):
-                    dst[(r * OW + w) * wide + o] = grad[r * sg.h + w * sg.w + o * sg.c]
-            memset(dst + (r * OW + w) * wide + columns, 0, (wide - columns) * sizeof(real))
 
 
 cdef void run_job(const fc_isa* kernels, Geometry* g, const Plan* p, index job, const real* x, View sx, const real* grad, View sg, const Panels* panels,
@@ -208,16 +186,38 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     if simplify(g, &sx):
         sg.w, sg.h = sg.h, sg.n
     cdef Panels panels = make_panels(kernels, g.KH * g.KW * g.Cg, g.Og, <real*>NULL)
-    cdef Plan plan = make_plan(kernels, g, sx, sg, &panels, <real*>NULL)
-    cdef bint ohwi = g.KH * g.KW == 1 or g.Cg == 1
-    cdef size_t partial_bytes = aligned(plan.slots * plan.slot_elements * sizeof(real)), spare_bytes = 0 if ohwi else aligned(g.O * panels.k * sizeof(real))
-    cdef Arena arena = acquire(partial_bytes + spare_bytes + plan.threads * plan.worker_bytes + 64)
-    cdef real* partials = <real*>arena.base
-    cdef real* spare = <real*>(arena.base + partial_bytes)
-    cdef char* scratch = arena.base + partial_bytes + spare_bytes
     cdef const real* x = <const real*>cnp.PyArray_DATA(input)
     cdef const real* gy = <const real*>cnp.PyArray_DATA(grad_output)
     cdef real* gw = <real*>cnp.PyArray_DATA(grad_weight)
+    cdef Arena arena
+    cdef LargePlan large
+    cdef Geometry mirror
+    cdef Panels columns
+    if g.KH * g.KW == 1 and g.SH * g.SW == 1 and g.PT == 0 and g.PL == 0 and g.G == 1 and g.H == g.OH and g.W == g.OW and sg.w == 1 and sx.w == 1 and g.C < g.O:
+        mirror = g[0]
+        mirror.C, mirror.Cg, mirror.O, mirror.Og = g.O, g.O, g.C, g.C
+        columns = make_panels(kernels, g.O, g.C, <real*>NULL)
+        large = make_large_plan(kernels, &mirror, sg, sx, &columns, True, <real*>NULL)
+        if is_large(&large, &mirror, &columns, <real*>NULL):
+            arena = acquire(large.bytes)
+            with nogil:
+                large_gradient(kernels, &mirror, &large, gy, sg, x, sx, &columns, gw, arena.base)
+            release(arena)
+            return grad_weight
+    large = make_large_plan(kernels, g, sx, sg, &panels, False, <real*>NULL)
+    if is_large(&large, g, &panels, <real*>NULL):
+        arena = acquire(large.bytes)
+        with nogil:
+            large_gradient(kernels, g, &large, x, sx, gy, sg, &panels, gw, arena.base)
+        release(arena)
+        return grad_weight
+    cdef Plan plan = make_plan(kernels, g, sx, sg, &panels, <real*>NULL)
+    cdef bint ohwi = g.KH * g.KW == 1 or g.Cg == 1
+    cdef size_t partial_bytes = aligned(plan.slots * plan.slot_elements * sizeof(real)), spare_bytes = 0 if ohwi else aligned(g.O * panels.k * sizeof(real))
+    arena = acquire(partial_bytes + spare_bytes + plan.threads * plan.worker_bytes + 64)
+    cdef real* partials = <real*>arena.base
+    cdef real* spare = <real*>(arena.base + partial_bytes)
+    cdef char* scratch = arena.base + partial_bytes + spare_bytes
     cdef index job
     with nogil:
         with parallel(num_threads=plan.threads):

@@ -65,7 +65,7 @@ cdef inline size_t aligned(size_t nbytes) noexcept nogil:
 
 cdef inline void load_row(const fc_isa* kernels, const real* x, View s, index C, index pixels, real* dst) noexcept nogil:
     """dst[w][c] = x[c, w] for one row: a copy, a transpose, or element by element, whichever the strides allow."""
-    cdef index w, c
+    cdef index w, c, w0
     if s.c == 1 or C == 1:
         if s.w == C:
             memcpy(dst, x, pixels * C * sizeof(real))
@@ -81,9 +81,12 @@ cdef inline void load_row(const fc_isa* kernels, const real* x, View s, index C,
         else:
             kernels.f64.transpose(x, s.c, dst, C, C, pixels, C)
     else:
-        for w in range(pixels):
+        w0 = 0
+        while w0 < pixels:  # 16 pixels at a time: their lines, and those they go to, stay in L1 for the channels to come
             for c in range(C):
-                dst[w * C + c] = x[w * s.w + c * s.c]
+                for w in range(w0, imin(pixels, w0 + 16)):
+                    dst[w * C + c] = x[w * s.w + c * s.c]
+            w0 += 16
 
 
 cdef inline void load_rows(const fc_isa* kernels, const real* x, View s, index C, index H, index W, index h0, index rows, index left, index width,

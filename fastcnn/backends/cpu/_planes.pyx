@@ -24,6 +24,7 @@ fc_use_pool(pool())
 cdef enum:
     STRIP_BYTES = 192 * 1024  # of copied input planes per item: L2, read once per block of output channels
     COLUMN_BYTES = 24 * 1024  # of input per item of a 1x1 kernel: half of L1, 96 pixels of 64 channels
+    FLIP_ROWS = 16            # input channels whose weights are turned at a time
     MOST_SLOTS = 16           # partial weight gradients; their number depends on shapes alone, so that the bits do not depend on the threads
 
 
@@ -174,14 +175,27 @@ cdef void pointwise_item(const fc_isa* kernels, Geometry* g, const Plan* p, inde
         v += nv
 
 
-cdef void flip(Geometry* g, const real* w, real* out) noexcept nogil:
+cdef void flip(const fc_isa* kernels, Geometry* g, const real* w, real* out, int threads) noexcept nogil:
     """The layer's weights (O, C/G, KH, KW), O = g.C, as those of the convolution g that computes its input gradient: (C, O/G, flipped taps), C = g.O."""
-    cdef index group, o, c, tap, taps = g.KH * g.KW
-    for group in range(g.G):
-        for o in range(g.Cg):
-            for c in range(g.Og):
-                for tap in range(taps):
-                    out[((group * g.Og + c) * g.Cg + o) * taps + taps - 1 - tap] = w[((group * g.Cg + o) * g.Og + c) * taps + tap]
+    cdef index piece, pieces = ceil_div(g.Og, FLIP_ROWS)
+    for piece in prange(g.G * pieces, num_threads=threads, schedule="static"):
+        flip_piece(kernels, g, w, piece // pieces, piece % pieces * FLIP_ROWS, imin(g.Og, (piece % pieces + 1) * FLIP_ROWS), out)
+
+
+cdef void flip_piece(const fc_isa* kernels, Geometry* g, const real* w, index group, index first, index after, real* out) noexcept nogil:
+    cdef index o, c, tap, taps = g.KH * g.KW
+    w += group * g.Cg * g.Og * taps
+    out += group * g.Og * g.Cg * taps
+    if taps == 1:
+        if real is float:
+            kernels.f32.transpose(w + first, g.Og, out + first * g.Cg, g.Cg, g.Cg, after - first, g.Cg)
+        else:
+            kernels.f64.transpose(w + first, g.Og, out + first * g.Cg, g.Cg, g.Cg, after - first, g.Cg)
+        return
+    for o in range(g.Cg):
+        for c in range(first, after):
+            for tap in range(taps):
+                out[(c * g.Cg + o) * taps + taps - 1 - tap] = w[(o * g.Og + c) * taps + tap]
 
 
 cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, real* tag):
@@ -204,7 +218,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         b = <const real*>cnp.PyArray_DATA(bias_array)
     with nogil:
         if flipped:
-            flip(g, weights, <real*>arena.base)
+            flip(kernels, g, weights, <real*>arena.base, plan.threads)
             weights = <const real*>arena.base
         with parallel(num_threads=plan.threads):
             for item in prange(plan.items, schedule="dynamic", chunksize=1):

@@ -1,139 +1,39 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Winograd convolution F(4x4, 3x3): forward, input gradient and weight gradient in float32. csrc/kernels/winograd.inc holds the transforms and their derivation.
+"""Winograd convolution F(4x4, 3x3): forward, input gradient and weight gradient in float32. `_winograd_tiles.pyx` explains the steps.
 
-The output is cut into tiles of 4x4. An item is a block of tiles: it loads the pixels under them into zero-padded scratch (so padding, overhanging tiles and every
-memory format are dealt with by the loader), transforms them into 36 planes (tiles, C), multiplies each plane with its frequency of the weights (C, O), and transforms
-the 36 products back. For T tiles the planes take 36 * T * (C + O) floats; with BLOCK_BYTES they stay in L2, where the 36 products read and write them.
+An item is a block of tiles: it transforms its pixels, multiplies each of the 36 planes with its frequency of the weights, and transforms the products back. For T tiles
+the planes take 36 * T * (C + O) floats; with BLOCK_BYTES they stay in L2, where the 36 products read and write them. Layers whose transformed weights do not fit
+the caches beside that, and that have few tiles to use them for, go to `_winograd_deep.pyx`.
 
 Next to a batch normalisation the driver does part of its work on data that are in the cache anyhow. `before` (a `_norm.Following`) is applied to what is loaded: the
 normalised input is never stored. `statistics` (another one) receives those of the output: a block is made of whole pieces of `_norm.pyx`, so they are the same bits.
-
-The planes are PLANE_PAD apart beyond their size: planes a power of two apart fall into the same few cache sets, which halves the speed.
 """
 cimport numpy as cnp
 from cython.parallel cimport parallel, prange, threadid
-from libc.string cimport memcpy, memset
 
 from fastcnn.backends.cpu._arrays cimport empty4, is_channels_last, view_of
 from fastcnn.backends.cpu._kernels cimport fc_isa
 from fastcnn.backends.cpu._layout cimport Geometry, View, aligned, ceil_div, imax, imin, index, load_rows
-from fastcnn.backends.cpu._norm cimport Constants, Following, Layout, Pieces, piece_statistics
+from fastcnn.backends.cpu._norm cimport Following, Layout, Pieces, piece_statistics
 from fastcnn.backends.cpu._panels cimport Panels, first_vector, make_panels, panel_elements
 from fastcnn.backends.cpu._runtime cimport Arena, acquire, active_isa, fc_use_pool, pool, release, reserve, thread_count
+from fastcnn.backends.cpu._winograd_deep cimport DeepGradPlan, DeepPlan, convolve_deep, grad_weight_deep, is_deep, make_deep_grad_plan, make_deep_plan
+from fastcnn.backends.cpu._winograd_tiles cimport (FREQUENCIES, MOST_ROWS, PLANE_PAD, TILE, WEIGHT_ROWS, Blocks, Image, Normalised, cut, multiply, normalised_by, place,
+                                                   store_block, transform_input, transform_weights, weight_gradient)
 
 cnp.import_array()
 fc_use_pool(pool())
 
 cdef enum:
-    FREQUENCIES = 36
-    TILE = 4
-    PLANE_PAD = 16              # floats: one cache line
     BLOCK_BYTES = 600 * 1024    # planes of a block
     LEAST_TILES = 16            # two full register tiles of rows
     MOST_TILES = 64
-    MOST_ROWS = 8
     GRAD_TILES = 64             # tiles of a strip in the weight gradient: each reads and writes all of the transformed gradient once
     PARTIAL_BYTES = 8 * 1024 * 1024
     MOST_SLOTS = 4
-    WEIGHT_ROWS = 16            # channels whose nine taps are turned at a time: 9 KB
-    MOST_LANES = 16
+    DEEP_TILES = 128            # up to which _winograd_deep.pyx is faster, if there are weights enough
+    DEEP_GRAD_TILES = 256
     SLOT_TILES = 32             # fewer would not pay for clearing and adding a transformed gradient of their own
-
-
-cdef struct Blocks:
-    # the cut of (N, TH, TW) tiles into blocks of images x rows x cols
-    index TH
-    index TW
-    index images
-    index rows
-    index cols
-    index batches
-    index row_blocks
-    index col_blocks
-    index count
-    index tiles      # most tiles of a block
-    index strip      # elements of the loaded pixels of one image, C channels
-
-
-cdef struct Normalised:
-    # what is applied to the input; mean NULL: nothing
-    int op
-    float slope
-    const float* mean
-    const float* scale
-    const float* shift
-
-
-cdef Normalised normalised_by(Following before, cnp.ndarray input):
-    cdef Normalised k
-    cdef Constants c
-    cdef View s
-    k.op, k.slope, k.mean, k.scale, k.shift = -1, 0, NULL, NULL, NULL
-    if before is not None:
-        s = view_of(input)
-        if s.w != input.shape[1] or (s.c != 1 and input.shape[1] != 1):
-            raise ValueError("a normalisation is applied to rows of channels-last memory")
-        c = before.constants()
-        k.op, k.slope, k.mean, k.scale, k.shift = before.s.op, before.s.slope, <const float*>c.mean, <const float*>c.scale, <const float*>c.shift
-    return k
-
-
-cdef Blocks cut(Geometry* g, index most, index least_blocks) noexcept nogil:
-    """Blocks of about `most` tiles: whole images if several fit, else rows of one image, else part of a row; smaller ones where there would be too few to share."""
-    cdef Blocks b
-    b.TH, b.TW = ceil_div(g.OH, TILE), ceil_div(g.OW, TILE)
-    while True:
-        b.cols = ceil_div(b.TW, ceil_div(b.TW, most))
-        b.rows = imin(b.TH, imax(1, most // b.cols))
-        b.rows = ceil_div(b.TH, ceil_div(b.TH, b.rows))
-        b.images = imin(g.N, imax(1, most // (b.TH * b.TW))) if b.cols == b.TW and b.rows == b.TH else 1
-        b.images = ceil_div(g.N, ceil_div(g.N, b.images))
-        b.batches, b.row_blocks, b.col_blocks = ceil_div(g.N, b.images), ceil_div(b.TH, b.rows), ceil_div(b.TW, b.cols)
-        b.count = b.batches * b.row_blocks * b.col_blocks
-        if b.count >= least_blocks or most <= MOST_ROWS:
-            break
-        most = imax(MOST_ROWS, most // 2)
-    b.tiles = b.images * b.rows * b.cols
-    b.strip = (b.rows * TILE + 2) * (b.cols * TILE + 2) * g.C
-    return b
-
-
-cdef void place(const Blocks* b, Geometry* g, index block, index* n0, index* images, index* r0, index* rows, index* c0, index* cols) noexcept nogil:
-    c0[0] = block % b.col_blocks * b.cols
-    r0[0] = block // b.col_blocks % b.row_blocks * b.rows
-    n0[0] = block // (b.col_blocks * b.row_blocks) * b.images
-    cols[0], rows[0], images[0] = imin(b.cols, b.TW - c0[0]), imin(b.rows, b.TH - r0[0]), imin(b.images, g.N - n0[0])
-
-
-cdef void load_normalised(const fc_isa* kernels, const Normalised* before, const float* x, View s, index C, index H, index W, index h0, index rows, index left, index width,
-                          float* dst) noexcept nogil:
-    """load_rows of channels-last memory, and the normalisation with its activation: padding stays zero."""
-    cdef index r, h, first = imin(imax(left, 0), width), pixels = imin(W, width - first), line = width * C
-    cdef float* d
-    for r in range(rows):
-        h = h0 + r
-        d = dst + r * line
-        if h < 0 or h >= H:
-            memset(d, 0, line * sizeof(float))
-            continue
-        memset(d, 0, first * C * sizeof(float))
-        kernels.f32.column_normalise(before.op, before.slope, x + h * s.h, before.mean, before.scale, before.shift, pixels, C, d + first * C)
-        memset(d + (first + pixels) * C, 0, (width - first - pixels) * C * sizeof(float))
-
-
-cdef void transform_input(const fc_isa* kernels, Geometry* g, const Normalised* before, const float* x, View sx, index n, index r0, index rows, index c0, index cols, float* strip,
-                          float* planes, index line, index plane) noexcept nogil:
-    """The tiles (r0.., c0..) of image n, as rows of the planes."""
-    cdef index left = g.PL - c0 * TILE, width = cols * TILE + 2, depth = rows * TILE + 2, r, c
-    cdef index skip = imax(0, -left)
-    x += n * sx.n + skip * sx.w
-    if before.mean == NULL:
-        load_rows(kernels, x, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
-    else:
-        load_normalised(kernels, before, x, sx, g.C, g.H, imax(0, g.W - skip), r0 * TILE - g.PT, depth, imax(0, left), width, strip)
-    for r in range(rows):
-        for c in range(cols):
-            kernels.winograd.input(strip + (r * TILE * width + c * TILE) * g.C, width * g.C, g.C, g.C, planes + (r * cols + c) * line, plane)
 
 
 cdef struct Plan:
@@ -170,90 +70,27 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, const Panels* panels, bi
     return p
 
 
-cdef void multiply(const fc_isa* kernels, const float* planes, index plane, index line, index tiles, const Panels* panels, const float* weights, index weight_plane,
-                   float* out, index out_plane) noexcept nogil:
-    """36 matrix products (tiles, C) x (C, O), one per frequency."""
-    cdef float* rows[MOST_ROWS]
-    cdef float* outs[MOST_ROWS]
-    cdef index f, i, t, at, wide, width = panels.nvec * panels.lanes, origin = 0
-    cdef int j, m, mr = kernels.f32.mr
-    for f in range(FREQUENCIES):
-        for i in range(panels.count):
-            at = first_vector(panels, i) * panels.lanes
-            wide = first_vector(panels, i + 1) * panels.lanes - at
-            t = 0
-            while t < tiles:
-                m = <int>imin(mr, tiles - t)
-                for j in range(mr):
-                    rows[j] = <float*>planes + f * plane + (t + (j if j < m else m - 1)) * line
-                    outs[j] = out + f * out_plane + (t + (j if j < m else m - 1)) * width + at
-                kernels.f32.tile(rows, &origin, 1, panels.k, weights + f * weight_plane + at * panels.k, NULL, 0, outs, m, <int>(wide // panels.lanes), <int>wide)
-                t += mr
-
-
 cdef void run_block(const fc_isa* kernels, Geometry* g, const Plan* p, index block, const float* x, View sx, const Panels* panels, const float* weights,
-                    index weight_plane, const float* bias, const Normalised* before, const Pieces* pieces, float* y, char* scratch) noexcept nogil:
-    cdef index n0, images, r0, rows, c0, cols, n, r, c, h, w, tile, height, width, wide = panels.nvec * panels.lanes
+                    index weight_plane, const Normalised* before, const Pieces* pieces, const Image* y, char* scratch) noexcept nogil:
+    cdef index n0, images, r0, rows, c0, cols, n, h, f, i, at, across, wide = panels.nvec * panels.lanes
     cdef float* strip = <float*>scratch
     cdef float* planes = <float*>(scratch + p.strip_bytes)
     cdef float* products = <float*>(scratch + p.strip_bytes + p.planes_bytes)
     cdef float* image = <float*>(scratch + p.strip_bytes + p.planes_bytes + p.out_bytes)
-    cdef float* out
     place(&p.blocks, g, block, &n0, &images, &r0, &rows, &c0, &cols)
     for n in range(images):
         transform_input(kernels, g, before, x, sx, n0 + n, r0, rows, c0, cols, strip, planes + n * rows * cols * p.line, p.line, p.plane)
-    multiply(kernels, planes, p.plane, p.line, images * rows * cols, panels, weights, weight_plane, products, p.out_plane)
-    height, width = imin(rows * TILE, g.OH - r0 * TILE), imin(cols * TILE, g.OW - c0 * TILE)
-    for n in range(images):
-        for r in range(rows):
-            for c in range(cols):
-                tile = (n * rows + r) * cols + c
-                h, w = r * TILE, c * TILE
-                if p.last:
-                    out = y + (((n0 + n) * g.OH + r0 * TILE + h) * g.OW + c0 * TILE + w) * g.O
-                    kernels.winograd.output(products + tile * wide, p.out_plane, bias, out, g.OW * g.O, g.O, <int>imin(TILE, height - h), <int>imin(TILE, width - w), g.O)
-                else:
-                    kernels.winograd.output(products + tile * wide, p.out_plane, bias, image + (h * width + w) * g.O, width * g.O, g.O, <int>imin(TILE, height - h),
-                                            <int>imin(TILE, width - w), g.O)
-        if not p.last:
-            out = y + ((n0 + n) * g.O * g.OH + r0 * TILE) * g.OW + c0 * TILE
-            if width == g.OW:  # whole rows follow each other in the plane
-                kernels.f32.transpose(image, g.O, out, g.OH * g.OW, height * width, g.O, height * width)
-            else:
-                for h in range(height):
-                    kernels.f32.transpose(image + h * width * g.O, g.O, out + h * g.OW, g.OH * g.OW, width, g.O, width)
-        if pieces != NULL:
-            for h in range(r0 * TILE // pieces.layout.rows, ceil_div(r0 * TILE + height, pieces.layout.rows)):
-                piece_statistics[float](kernels, pieces, (n0 + n) * pieces.layout.strips + h, y)
-
-
-cdef void transform_weights(const fc_isa* kernels, const Panels* panels, const float* w, bint flipped, float* weights, index plane, int threads) noexcept nogil:
-    """w (O, C, 3, 3) -> panels of each frequency. A block of filters and channels is turned in L1 so that the lanes are the panel's columns, and transformed from there.
-
-    Rows of the panels are channels, columns filters; `flipped`, for the input gradient: rows are filters, columns channels, and the taps are reversed.
-    """
-    cdef index blocks = ceil_div(panels.k, WEIGHT_ROWS), item
-    for item in prange(panels.count * blocks, num_threads=threads, schedule="static"):
-        transform_weight_block(kernels, panels, w, flipped, item // blocks, item % blocks * WEIGHT_ROWS, weights, plane)
-
-
-cdef void transform_weight_block(const fc_isa* kernels, const Panels* panels, const float* w, bint flipped, index panel, index row, float* weights, index plane) noexcept nogil:
-    cdef float turned[WEIGHT_ROWS * 9 * MOST_LANES]
-    cdef index lanes = panels.lanes, first = first_vector(panels, panel), after = first_vector(panels, panel + 1), wide = (after - first) * lanes
-    cdef index v, at, n, r, last = imin(panels.k, row + WEIGHT_ROWS)
-    cdef float* out
-    for v in range(first, after):
-        at = v * lanes
-        n = imin(lanes, panels.n - at)
-        out = weights + first * lanes * panels.k + at - first * lanes
-        if flipped:
-            for r in range(row, last):
-                kernels.f32.transpose(w + (r * panels.n + at) * 9, 9, turned, lanes, n, 9, lanes)
-                kernels.winograd.weight(turned + 8 * lanes, -lanes, lanes, out + r * wide, plane)
-        else:
-            kernels.f32.transpose(w + (at * panels.k + row) * 9, panels.k * 9, turned, lanes, n, (last - row) * 9, lanes)
-            for r in range(row, last):
-                kernels.winograd.weight(turned + (r - row) * 9 * lanes, lanes, lanes, out + r * wide, plane)
+    for f in range(FREQUENCIES):
+        for i in range(panels.count):
+            at = first_vector(panels, i) * panels.lanes
+            across = first_vector(panels, i + 1) * panels.lanes - at
+            multiply(kernels, planes + f * p.plane, p.line, images * rows * cols, g.C, weights + f * weight_plane + at * g.C, across, False,
+                     products + f * p.out_plane + at, wide)
+    store_block(kernels, g, &p.blocks, block, products, p.out_plane, wide, 0, g.O, y, image)
+    if pieces != NULL:
+        for n in range(n0, n0 + images):
+            for h in range(r0 * TILE // pieces.layout.rows, ceil_div(imin((r0 + rows) * TILE, g.OH), pieces.layout.rows)):
+                piece_statistics[float](kernels, pieces, n * pieces.layout.strips + h, y.data)
 
 
 cdef class Packed:
@@ -292,42 +129,50 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     if output.size == 0:
         return output
     cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL)
-    cdef Plan plan = make_plan(kernels, g, &panels, last)
-    cdef View sx = view_of(input)
     cdef index weight_plane = panel_elements(&panels) + PLANE_PAD, block
-    cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float))
+    cdef const float* x = <const float*>cnp.PyArray_DATA(input)
+    cdef View sx = view_of(input)
+    cdef Normalised normalised = normalised_by(before, input)
+    cdef Image y
+    y.data, y.last, y.bias = <float*>cnp.PyArray_DATA(output), last, NULL
+    if bias is not None:
+        bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
+        y.bias = <const float*>cnp.PyArray_DATA(bias_array)
+    cdef float* weights = NULL
     if ready is not None:
         if (<Packed>ready).isa != kernels.name.decode():
             raise RuntimeError(f"weights were transformed for {(<Packed>ready).isa}, the instruction set is {kernels.name.decode()} now")
-        weight_bytes = 0
-    cdef Arena arena = acquire(weight_bytes + plan.threads * plan.worker_bytes)
-    cdef float* weights = <float*>arena.base
+        weights = <float*>(<Packed>ready).arena.base
+    cdef Arena arena
+    cdef DeepPlan deep
+    if is_deep(g, DEEP_TILES):
+        deep = make_deep_plan(kernels, g, &panels, last)
+        arena = acquire(deep.bytes)
+        with nogil:
+            convolve_deep(kernels, g, &deep, x, sx, &panels, <const float*>cnp.PyArray_DATA(w), flipped, weights, weight_plane, &normalised, &y, arena.base)
+        release(arena)
+        return output
+    cdef Plan plan = make_plan(kernels, g, &panels, last)
+    cdef size_t weight_bytes = aligned(FREQUENCIES * weight_plane * sizeof(float)) if weights == NULL else 0
+    arena = acquire(weight_bytes + plan.threads * plan.worker_bytes)
     cdef char* scratch = arena.base + weight_bytes
-    cdef const float* x = <const float*>cnp.PyArray_DATA(input)
-    cdef const float* b = NULL
-    cdef float* y = <float*>cnp.PyArray_DATA(output)
-    cdef Normalised normalised = normalised_by(before, input)
     cdef Pieces of_output
     cdef Pieces* pieces = NULL
     if statistics is not None and last and holds_whole_pieces(&plan.blocks, &statistics.s):
         of_output = statistics.pieces()
         pieces = &of_output
         statistics.counted = True
-    if bias is not None:
-        bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
-        b = <const float*>cnp.PyArray_DATA(bias_array)
     with nogil:
-        if ready is None:
+        if weights == NULL:
+            weights = <float*>arena.base
             transform_weights(kernels, &panels, <const float*>cnp.PyArray_DATA(w), flipped, weights, weight_plane, plan.threads)
-        else:
-            weights = <float*>(<Packed>ready).arena.base
         if plan.threads == 1:
             for block in range(plan.blocks.count):
-                run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, &normalised, pieces, y, scratch)
+                run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, &normalised, pieces, &y, scratch)
         else:
             with parallel(num_threads=plan.threads):
                 for block in prange(plan.blocks.count, schedule="dynamic", chunksize=1):
-                    run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, b, &normalised, pieces, y, scratch + threadid() * plan.worker_bytes)
+                    run_block(kernels, g, &plan, block, x, sx, &panels, weights, weight_plane, &normalised, pieces, &y, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return output
 
@@ -445,8 +290,7 @@ cdef void finish(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Pa
 
 
 cdef void finish_block(const fc_isa* kernels, Geometry* g, const GradPlan* p, const Panels* panels, index c0, index c1, float* partials, float* gw) noexcept nogil:
-    cdef float turned[WEIGHT_ROWS * 9 * MOST_LANES]
-    cdef index lanes = panels.lanes, width = panels.nvec * lanes, size = FREQUENCIES * p.slot_plane, c, f, i, slot, v
+    cdef index width = panels.nvec * panels.lanes, size = FREQUENCIES * p.slot_plane, f, i, slot
     cdef float* total
     cdef const float* part
     for f in range(FREQUENCIES):
@@ -455,10 +299,7 @@ cdef void finish_block(const fc_isa* kernels, Geometry* g, const GradPlan* p, co
             part = total + slot * size
             for i in range((c1 - c0) * width):
                 total[i] += part[i]
-    for v in range(panels.nvec):
-        for c in range(c0, c1):
-            kernels.winograd.weight_grad(partials + c * width + v * lanes, p.slot_plane, lanes, turned + (c - c0) * 9 * lanes, lanes)
-        kernels.f32.transpose(turned, lanes, gw + (v * lanes * g.C + c0) * 9, g.C * 9, (c1 - c0) * 9, imin(lanes, g.O - v * lanes), (c1 - c0) * 9)
+    weight_gradient(kernels, partials + c0 * width, p.slot_plane, width, c1 - c0, g.O, g.C, gw + c0 * 9)
 
 
 def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape, stride, padding, dilation, index groups, out=None, Following before=None):
@@ -471,16 +312,25 @@ def conv2d_grad_weight(cnp.ndarray grad_output, cnp.ndarray input, weight_shape,
         return grad_weight
     cdef const fc_isa* kernels = active_isa()
     cdef Panels panels = make_panels(kernels, g.C, g.O, <float*>NULL)
-    cdef GradPlan plan = make_grad_plan(kernels, &g, &panels)
     cdef View sx = view_of(input), sg = view_of(grad_output)
-    cdef size_t partial_bytes = aligned(plan.slots * FREQUENCIES * plan.slot_plane * sizeof(float))
-    cdef Arena arena = acquire(partial_bytes + plan.threads * plan.worker_bytes)
-    cdef float* partials = <float*>arena.base
-    cdef char* scratch = arena.base + partial_bytes
     cdef const float* x = <const float*>cnp.PyArray_DATA(input)
     cdef const float* gy = <const float*>cnp.PyArray_DATA(grad_output)
     cdef float* gw = <float*>cnp.PyArray_DATA(grad_weight)
     cdef Normalised normalised = normalised_by(before, input)
+    cdef Arena arena
+    cdef DeepGradPlan deep
+    if is_deep(&g, DEEP_GRAD_TILES):
+        deep = make_deep_grad_plan(kernels, &g, &panels)
+        arena = acquire(deep.bytes)
+        with nogil:
+            grad_weight_deep(kernels, &g, &deep, &normalised, x, sx, gy, sg, &panels, gw, arena.base)
+        release(arena)
+        return grad_weight
+    cdef GradPlan plan = make_grad_plan(kernels, &g, &panels)
+    cdef size_t partial_bytes = aligned(plan.slots * FREQUENCIES * plan.slot_plane * sizeof(float))
+    arena = acquire(partial_bytes + plan.threads * plan.worker_bytes)
+    cdef float* partials = <float*>arena.base
+    cdef char* scratch = arena.base + partial_bytes
     with nogil:
         if plan.threads == 1:
             for job in range(plan.slots * plan.parts):

@@ -359,9 +359,10 @@ def not_lanes_forward(x: Any, w: Any, b: Any, stride: tuple, padding: tuple, dil
 
 
 def not_lanes_backwards(gy: Any, w: Any, xs: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    """Its rivals are best at small kernels (with 3x3 lanes take 1.2 times as long), and fall far behind at larger ones."""
-    if w.shape[2] * w.shape[3] < 25 or w.shape[3] > 8 or stride != (1, 1):  # the sums of a wider kernel row would leave few registers for pixels
-        return "needs a kernel of at least 25 taps, at most 8 in a row, and stride 1, got {}x{} and {}x{}", *w.shape[2:], *stride
+    """Its rivals are best at small kernels (with 3x3 lanes take 1.2 times as long), and at rows of other than 5 weights, for which lanes have no tile
+    (7x7: 2 to 5 times as long). From 32 channels on overlapped adding fills its lanes as well."""
+    if w.shape[2] < 5 or w.shape[3] != 5 or stride != (1, 1) or w.shape[1] >= 32:
+        return "needs rows of 5 weights, at least 5 of them, stride 1 and fewer than 32 channels, got {}x{}, {} and {}", *w.shape[2:], stride, w.shape[1]
     pixels = 1.1 * lanes_per(xs[3], gy.itemsize) * (xs[2] * xs[3]) / (gy.shape[2] * gy.shape[3])  # direct_planes_flipped
     return not_lanes(len(gy), w.shape, xs[2:], gy.shape[2:], groups, gy.itemsize, lambda move: pixels if w.shape[1] >= 4 else 2 + move, (gy, w))
 

@@ -4,6 +4,7 @@
 
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -15,6 +16,7 @@
  * the last parts: less, because a part that is late belongs to a thread that has lost its CPU, and sleeping gives it this one. */
 #define WORKER_SPIN_NS 100000
 #define CALLER_SPIN_NS 30000
+#define FC_MOST_WORKERS 1024
 
 /* The job and who takes which of its parts, in one word, so that a thread that comes late cannot take a part of the wrong job: generation << 32 | count << 16 | next. */
 static _Atomic uint64_t board;
@@ -23,7 +25,9 @@ static _Atomic uint32_t unfinished;  /* parts of the present job */
 static _Atomic int sleepers, caller_sleeps, busy;
 static fc_task job_task;
 static void *job_context;
-static int workers; /* touched only by the thread that holds `busy` */
+static int workers; /* touched only by the thread that holds `busy`, as is all of the next line */
+static int avoided = -1, moved; /* the CPU that the first `moved` workers may not run on */
+static pthread_t threads[FC_MOST_WORKERS];
 static __thread int inside;
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t value) { syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0); }
@@ -81,12 +85,32 @@ static void start_workers(int wanted) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for Python's threads */
-    for (; workers < wanted; workers++) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, work, NULL) != 0) break; /* the caller does what they would have done */
-        pthread_detach(thread);
+    for (; workers < wanted && workers < FC_MOST_WORKERS; workers++) {
+        if (pthread_create(&threads[workers], NULL, work, NULL) != 0) break; /* the caller does what they would have done */
+        pthread_detach(threads[workers]); /* it never ends, so its name stays good */
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Keep the workers off this CPU. A scheduler that saves energy or packs virtual machines wakes a worker on the CPU of the caller, behind the caller, which then does
+ * the whole job alone, this one and the next. They may run wherever the caller may, but there. */
+static void spread(void) {
+    const int here = sched_getcpu();
+    cpu_set_t allowed;
+    if (here < 0 || (here == avoided && moved == workers)) return;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+    CPU_CLR(here, &allowed);
+    for (int i = 0; i < workers; i++) pthread_setaffinity_np(threads[i], sizeof allowed, &allowed);
+    avoided = here;
+    moved = workers;
+}
+
+/* The caller is about to leave its CPU to them. */
+static void gather(void) {
+    cpu_set_t allowed;
+    if (avoided < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    for (int i = 0; i < moved; i++) pthread_setaffinity_np(threads[i], sizeof allowed, &allowed);
+    avoided = -1;
 }
 
 /* The other library's way to run a function on its threads, and how many it has; NULL: our own pool. */
@@ -133,7 +157,9 @@ void fc_parallel(fc_task task, void *context, int count) {
     const uint32_t number = atomic_load(&generation) + 1;
     atomic_store_explicit(&board, (uint64_t)number << 32 | (uint64_t)count << 16, memory_order_release);
     atomic_store(&generation, number);
-    if (atomic_load(&sleepers)) futex_wake(&generation, count - 1);
+    const int asleep = atomic_load(&sleepers);
+    if (asleep || moved < workers) spread();
+    if (asleep) futex_wake(&generation, count - 1);
     inside = 1;
     take_parts();
     inside = 0;
@@ -142,6 +168,7 @@ void fc_parallel(fc_task task, void *context, int count) {
     for (int i = 0; (left = atomic_load_explicit(&unfinished, memory_order_acquire)) != 0; i++) {
         pause_cpu();
         if (i % 32 == 31 && now_ns() - start > CALLER_SPIN_NS) {
+            gather();
             atomic_store(&caller_sleeps, 1);
             futex_wait(&unfinished, left);
             atomic_store(&caller_sleeps, 0);
@@ -152,7 +179,8 @@ void fc_parallel(fc_task task, void *context, int count) {
 
 void fc_forget_threads(void) {
     atomic_store(&lender, NULL); /* its threads are not here either, and it would wait for them */
-    workers = 0;
+    workers = moved = 0;
+    avoided = -1;
     atomic_store(&sleepers, 0);
     atomic_store(&caller_sleeps, 0);
     atomic_store(&busy, 0);

@@ -4,14 +4,15 @@ _memory.py holds the device's memory and the copies in and out of it, _device.py
 its launch shapes derived from the tile beside the kernel. An op's arrays are all on the device: a host array raises TypeError, nothing is copied in silence.
 
 A file of kernels has one function per op, with the op table's name and parameters, whose arrays are C-contiguous DeviceArrays, and a list KERNELS of
-(name, kernel, its float32 signature), from which every kernel can be compiled to PTX without a GPU.
+(name, kernel, its float32 signature), from which every kernel can be compiled to PTX without a GPU (`modules` are all files with kernels).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib import import_module, util
+from importlib import import_module
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -24,12 +25,14 @@ from ._graph import Graph
 from ._memory import device_name, missing, numba_version
 from ._memory import pool as memory
 
-__all__ = ["DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "seconds", "stage",
-           "to_device", "to_host", *OPS]
+__all__ = [
+    "DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "seconds",
+    "stage", "to_device", "to_host", *OPS,
+]  # fmt: skip
 
 name = "cuda"
-FILES = ("activation", "columns", "conv", "linear", "loss", "norm", "optim", "pool", "resample")
-modules: list[ModuleType] = [import_module(f"{__name__}.{file}") for file in FILES if util.find_spec(f"{__name__}.{file}")]
+FILES = ("activation", "columns", "conv", "linear", "loss", "norm", "optim", "pool", "resample")  # those with ops
+modules: list[ModuleType] = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__) if found.name[0] != "_"]
 
 
 def _on_device(op: str, parameters: tuple[str, ...], function: Callable) -> Callable:
@@ -53,7 +56,7 @@ def _on_device(op: str, parameters: tuple[str, ...], function: Callable) -> Call
 
 def _find(op: str) -> Callable:
     for module in modules:
-        if op in vars(module):
+        if op in vars(module) and module.__name__.rpartition(".")[2] in FILES:
             return _on_device(op, OPS[op].parameters, vars(module)[op])
     raise NotImplementedError(f"backend 'cuda' has no {op}")
 
@@ -68,7 +71,7 @@ def config() -> dict[str, str]:
     return {"device": device_name(), "numba-cuda": numba_version()}
 
 
-functions: dict[str, Callable] = {op: _find(op) for op in OPS if any(op in vars(module) for module in modules)}
+functions: dict[str, Callable] = {op: _find(op) for op in OPS}
 globals().update(functions)
 
 # Beside the table: a mask for dropout, and class numbers as rows of zeros and a one, drawn and made on the device.

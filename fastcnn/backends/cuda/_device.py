@@ -427,8 +427,25 @@ if SIMULATED:
                 kernel[grid, block](*map(_argument, arguments))
 
 else:
+    # The pool hands out the same memory again and again, so the same few arrays of numba's serve for all: making one takes longer than launching a kernel.
+    _MOST_HANDLES = 4096
+    _handles: dict[tuple, Any] = {}
+
+    def _argument(value: Any) -> Any:
+        """The memory of an array as numba wants it."""
+        if type(value) is tuple:
+            return tuple(map(_argument, value))
+        if type(value) is not DeviceArray:
+            return value
+        key = value.pointer, value.shape, value.dtype
+        handle = _handles.get(key)
+        if handle is None:
+            if len(_handles) >= _MOST_HANDLES:
+                _handles.clear()
+            handle = _handles[key] = cuda.from_cuda_array_interface(value.__cuda_array_interface__, sync=False)
+        return handle
 
     def launch(kernel: Any, grid: Any, block: Any, *arguments: Any) -> None:
         """Run a kernel over grid blocks of block threads; device arrays must be C-contiguous. An empty grid runs nothing."""
         if prod(grid) if isinstance(grid, tuple) else grid:
-            kernel[grid, block, _memory.stream()](*arguments)
+            kernel[grid, block, _memory.stream()](*map(_argument, arguments))

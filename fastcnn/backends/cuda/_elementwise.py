@@ -11,7 +11,7 @@ from typing import Any
 from ._device import DeviceArray, blocks, empty, flat, launch
 from ._memory import SIMULATED, cuda
 
-TILE = 32 if SIMULATED else 256  # elements per block, one per thread
+TILE = 8 if SIMULATED else 256  # elements per block, one per thread
 
 
 class Elementwise:

@@ -46,7 +46,7 @@ class Graph:
     def _captured(self, function: Callable[[], Any]) -> Any:
         cuda.default_stream().synchronize()
         # Non-blocking and relaxed: other threads may go on with the default stream, in which batches are copied.
-        handle = _checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        handle = _checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
         try:
             _checked(driver.cuStreamBeginCapture(handle, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
             try:

@@ -35,8 +35,8 @@ def missing() -> str | None:
     try:
         found = len(cuda.gpus)
     except Exception as error:  # numba has a class for each way in which a driver can be absent
-        return f"no NVIDIA driver could be loaded (libcuda: {str(error).strip().splitlines()[-1]})"
-    return f"there are {found} GPUs" + ("" if not found else ", but numba finds no NVVM to compile kernels with: pip install 'fastcnn[cuda]'")
+        return f"no NVIDIA driver can be used ({' '.join(str(error).split()).strip(' :')})"
+    return "there is no NVIDIA GPU" if not found else "numba finds no NVVM to compile kernels with: pip install 'fastcnn[cuda]'"
 
 
 def device_name() -> str:

@@ -9,7 +9,7 @@ from ._device import DeviceArray, blocks, empty, flat, launch
 from ._elementwise import Elementwise, elementwise
 from ._memory import SIMULATED, cuda
 
-TILE = 32 if SIMULATED else 256  # elements per block, one per thread
+TILE = 8 if SIMULATED else 256  # elements per block, one per thread
 
 SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805

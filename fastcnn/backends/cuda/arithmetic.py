@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ._device import DeviceArray, Shape, blocks, contiguous, empty, flat, is_device, launch, wrap, zeros
-from ._memory import cuda
+from ._memory import SIMULATED, cuda
 
-TILE = 256  # elements per block, one per thread
+TILE = 8 if SIMULATED else 256  # elements per block, one per thread
 AXES = 6
 
 

@@ -19,8 +19,8 @@ from ._memory import SIMULATED, cuda
 from .activation import logistic
 from .reduction import channel_sums, total
 
-TILE = 32 if SIMULATED else 256  # elements per block, one per thread
-ROW = 4 if SIMULATED else 32  # threads per row of logits, a power of two
+TILE = 8 if SIMULATED else 256  # elements per block, one per thread
+ROW = 2 if SIMULATED else 32  # threads per row of logits, a power of two
 
 BAD_CLASS, BAD_PROBABILITY = 1, 2
 NEVER = -(2**62)  # an ignore_index that no target is

@@ -21,7 +21,7 @@ from ._device import DeviceArray, blocks, empty, flat, launch, zeros
 from ._memory import SIMULATED, cuda
 from .reduction import THREADS, block_sum, pieces
 
-TILE = 32 if SIMULATED else 256  # elements of the result per block, one per thread
+TILE = 8 if SIMULATED else 256  # elements of the result per block, one per thread
 
 
 class Rows(NamedTuple):

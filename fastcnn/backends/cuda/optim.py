@@ -12,7 +12,7 @@ from typing import Any
 from ._device import DeviceArray, blocks, flat, is_device, launch, wrap
 from ._memory import SIMULATED, cuda
 
-TILE = 32 if SIMULATED else 256  # threads per block
+TILE = 8 if SIMULATED else 256  # threads per block
 MAX_BLOCKS = 1024  # along one array; more elements than threads are taken in turn
 GROUP = 12  # arrays per launch: five tuples of them stay below the 4 KiB that a launch can pass on any GPU
 

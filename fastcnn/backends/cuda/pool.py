@@ -12,7 +12,7 @@ from typing import Any
 from ._device import DeviceArray, blocks, empty, launch
 from ._memory import SIMULATED, cuda
 
-TILE = 32 if SIMULATED else 256  # elements of the result per block, one per thread
+TILE = 8 if SIMULATED else 256  # elements of the result per block, one per thread
 LARGE_PLANE = 1024  # pixels from which on the mean of a whole plane is taken by a block of threads instead of one
 ADAPTIVE = ((0, 0),) * 4  # in the place of a window's options: the windows cover the input evenly
 

@@ -9,7 +9,7 @@ from typing import Any
 from ._device import DeviceArray, blocks, empty, flat, launch, zeros
 from ._memory import SIMULATED, cuda
 
-THREADS = 8 if SIMULATED else 256  # of a block, a power of two: the halves are added until one is left
+THREADS = 4 if SIMULATED else 256  # of a block, a power of two: the halves are added until one is left
 PIECE = THREADS * 16  # elements per block, if there are enough
 MAX_PIECES = 8 if SIMULATED else 256  # per sum; more would only make the second launch longer
 

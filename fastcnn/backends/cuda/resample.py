@@ -14,7 +14,7 @@ import numpy as np
 from ._device import DeviceArray, blocks, empty, launch
 from ._memory import SIMULATED, cuda
 
-TILE = 32 if SIMULATED else 256  # elements of the result per block, one per thread
+TILE = 8 if SIMULATED else 256  # elements of the result per block, one per thread
 
 REFLECT, REPLICATE, CIRCULAR = 0, 1, 2
 MODES = {"reflect": REFLECT, "replicate": REPLICATE, "circular": CIRCULAR}
