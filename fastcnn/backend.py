@@ -145,6 +145,19 @@ def on_host() -> _Restorer:
     return use_backend("cpu" if obstacle("cpu") is None else "reference")
 
 
+def allow_tf32(allowed: bool = True) -> _Restorer:
+    """Let the cuda backend's convolutions and linear layers of float32 round their factors to TF32, in this context: a plain call, or
+    `with allow_tf32(): ...`. Each factor keeps 10 bits of its fraction (relative error 2^-11), sums stay float32; tensor cores then do the products. Off unless
+    asked for; float64 is never rounded.
+
+    Raises RuntimeError where there are no tensor cores for it: without a GPU, before compute capability 8.0, and in numba's simulator.
+    """
+    cuda = _load("cuda")
+    before = cuda.tf32_allowed()
+    cuda.set_tf32(allowed)
+    return _Restorer(lambda: cuda.set_tf32(before))
+
+
 def set_num_threads(n: int) -> None:
     """Number of threads of the cpu backend. Results do not depend on it."""
     if isinstance(n, bool) or not isinstance(n, int) and not hasattr(n, "__index__"):

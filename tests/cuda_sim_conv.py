@@ -6,12 +6,13 @@ Inputs are small integers, so every order of summation is exact and results are 
 import numpy as np
 import pytest
 
+import fastcnn
 from bench import problems
 from fastcnn.backends import cuda, reference
 from fastcnn.backends.cuda import conv_forward, conv_grad_input, conv_grad_weight, depthwise
 from fastcnn.backends.cuda.gemm import gemm
-from fastcnn.backends.cuda.tiles import PRODUCTION, Cut, Tile, cut, divider
-from fastcnn.shapes import resolve_padding
+from fastcnn.backends.cuda.tiles import PRODUCTION, TENSOR, TILES, Cut, Tile, best_cut, check_counts, cut, divider
+from fastcnn.shapes import ShapeError, resolve_padding
 
 # (N, C, H, W), (O, C/G, KH, KW), stride, padding, dilation, groups
 LAYERS = {
@@ -188,7 +189,7 @@ def test_dividers_divide():
 
 @pytest.mark.parametrize("dtype", PRODUCTION, ids=str)
 def test_production_tiles_keep_what_the_kernels_rely_on(dtype):
-    for tile in PRODUCTION[dtype]:
+    for tile in PRODUCTION[dtype] + (TENSOR if dtype == np.float32 else ()):
         tile.check()
         assert tile.threads % tile.BM == 0
         assert tile.shared_numbers * dtype.itemsize <= 48 * 1024
@@ -198,5 +199,28 @@ def test_production_tiles_keep_what_the_kernels_rely_on(dtype):
 def test_cuts_are_the_same_whoever_asks_and_never_leave_a_piece_empty():
     for rows, columns, length in ((1, 1, 1), (16, 10, 400), (64, 576, 50176), (512, 49 * 16, 4608), (3, 0, 5)):
         chosen = cut(np.dtype(np.float32), rows, columns, length)
-        assert chosen == cut.__wrapped__(np.dtype(np.float32), rows, columns, length)
+        assert chosen == best_cut.__wrapped__(TILES[np.dtype(np.float32)], rows, columns, length)
         assert 1 <= chosen.pieces <= max(1, -(-length // 8))
+
+
+def test_tf32_is_refused_where_there_are_no_tensor_cores():
+    with pytest.raises(RuntimeError, match="simulator has no tensor cores"):
+        fastcnn.allow_tf32()
+    with pytest.raises(TypeError, match="allowed must be a bool, got int"):
+        fastcnn.allow_tf32(1)
+    with fastcnn.allow_tf32(False):
+        assert not cuda.tf32_allowed()
+    assert not cuda.tf32_allowed()
+
+
+def test_counts_beyond_32_bits_are_refused_before_anything_is_launched():
+    with pytest.raises(ShapeError, match="conv2d: image elements are 2147483648, but backend 'cuda' counts them up to 2147483647"):
+        check_counts("conv2d", image_elements=2**31)
+    check_counts("conv2d", image_elements=2**31 - 1)
+
+
+def test_layers_of_very_many_groups_are_refused(rng):
+    x, w = integers(rng, (1, 2 * 66000, 1, 1)), integers(rng, (66000, 2, 1, 1))
+    xd, wd = on_device(x, w)
+    with pytest.raises(ShapeError, match="is 66000, but backend 'cuda' launches at most 65535"):
+        cuda.conv2d(xd, wd, None, (1, 1), ((0, 0), (0, 0)), (1, 1), 66000)

@@ -1,8 +1,9 @@
-"""The GPU's kernels compiled without a GPU: PTX from numba, assembled by NVIDIA's ptxas. What no simulator shows is asserted here: that the tiles as they run on
-a GPU compile at all, stay in registers, and fit on a multiprocessor as often as their launch bounds promise.
+"""The GPU's kernels compiled without a GPU: PTX from numba, assembled by NVIDIA's ptxas. What no simulator shows is asserted here: that the tiles as they run
+on a GPU compile at all, stay in registers, and fit on a multiprocessor as often as their launch bounds promise.
 """
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +14,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CAPABILITIES = ((8, 0), (9, 0))
 
+# Of the tiled products these; each takes seconds to compile. `python -m bench kernels` compiles all tiles, and fails too if any spills.
+TILES = {
+    (8, 0): ["conv_walk 128x128 by 8x8"],
+    (9, 0): ["conv_walk 128x128", "conv_grad_weight 128x128 by 8x8", "A @ B.T 128x128 by 8x8", "conv_walk 64x64 by 8x4 float64"],
+}
+
 CODE = """
 import json, sys
 from fastcnn.backends import cuda
 from fastcnn.backends.cuda import _compile
 found = []
 for module in cuda.modules:
-    for name, kernel, signature in module.KERNELS:
+    for name, kernel, signature in getattr(module, "KERNELS", ()):
+        if " by " in name and not any(tile in name for tile in TILES):
+            continue
         used, mix = _compile.assemble(_compile.compile_ptx(kernel, signature, CC), CC)
         bounds = kernel.targetoptions.get("launch_bounds")
         blocks = _compile.resident_blocks(used, _compile.threads(kernel), CC)
@@ -43,17 +52,15 @@ def compiled(request):
     reason = obstacle()
     if reason:
         pytest.skip(reason)
-    import json
-
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    code = CODE.replace("CC", repr(request.param))
+    code = CODE.replace("CC", repr(request.param)).replace("TILES", repr(TILES[request.param]))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 
 
 def test_every_kernel_stays_in_registers(compiled):
-    assert len(compiled) > 100
+    assert len(compiled) > 60
     for name, used, *_ in compiled:
         assert (used["stack"], used["spill_stores"], used["spill_loads"]) == (0, 0, 0), f"{name}: {used}"
         assert used["registers"] <= 255 and used["shared"] <= 48 * 1024
@@ -61,7 +68,7 @@ def test_every_kernel_stays_in_registers(compiled):
 
 def test_blocks_fit_as_often_as_their_launch_bounds_promise(compiled):
     bounded = [(name, blocks, bounds[1]) for name, _, _, blocks, bounds in compiled if bounds]
-    assert len(bounded) > 40
+    assert len(bounded) > 12
     for name, blocks, promised in bounded:
         assert blocks >= promised, f"{name}: {blocks} blocks fit, {promised} are promised"
 
@@ -69,7 +76,7 @@ def test_blocks_fit_as_often_as_their_launch_bounds_promise(compiled):
 def test_main_loops_are_mostly_multiply_adds(compiled):
     """Of the widest tiles: all eight steps of 64 multiply-adds are there, and what goes with them is less than a third of the loop."""
     wide = {name: mix for name, _, mix, *_ in compiled if "128x128 by 8x8 float32" in name}
-    assert len(wide) == 5
+    assert len(wide) in (1, 3)
     if None in wide.values():
         pytest.skip("nvdisasm is not installed (nvidia-cuda-nvdisasm)")
     for name, mix in wide.items():
@@ -105,3 +112,9 @@ ptxas info    : Used 128 registers, used 1 barriers, 48 bytes cumulative stack s
     assert _compile.resident_blocks(_compile.Resources(128, 17920, 0, 0, 0), 256, (9, 0)) == 2
     assert _compile.resident_blocks(_compile.Resources(32, 100_000, 0, 0, 0), 64, (9, 0)) == 2
     assert _compile.resident_blocks(_compile.Resources(16, 0, 0, 0, 0), 1024, (8, 0)) == 2
+
+
+def test_tensor_cores_multiply_where_tf32_is_allowed(compiled):
+    found = [mix for name, _, mix, *_ in compiled if "tensor cores" in name]
+    for mix in filter(None, found):
+        assert mix["counts"]["HMMA"] == mix["fused"] == 16

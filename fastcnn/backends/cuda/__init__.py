@@ -24,10 +24,11 @@ from ._device import DeviceArray, all_to_host, contiguous, is_device, stage, to_
 from ._graph import Graph
 from ._memory import device_name, missing, numba_version
 from ._memory import pool as memory
+from .precision import set_tf32, tf32_allowed
 
 __all__ = [
     "DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "seconds",
-    "stage", "to_device", "to_host", *OPS,
+    "set_tf32", "stage", "tf32_allowed", "to_device", "to_host", *OPS,
 ]  # fmt: skip
 
 name = "cuda"

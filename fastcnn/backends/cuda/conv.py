@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ...shapes import Padding, Pair, conv2d_output_size
 from . import conv_forward, conv_grad_input, conv_grad_weight, conv_walk, depthwise, pieces
 from ._device import DeviceArray, contiguous, empty
+from ._memory import SIMULATED
 from .reduction import channel_sums
-from .tiles import PRODUCTION
+from .tiles import PRODUCTION, TENSOR
 
 
 def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> DeviceArray:
@@ -53,7 +56,7 @@ def _listed() -> list[tuple[str, Any, str]]:
         array = f"{dtype.name}[::1]"
         walk = f"void({array}, {array}, {array}, {dtype.name}, {array}, int32[:,::1], int32[:,::1], UniTuple(int64, {len(conv_walk.Walk._fields)}))"
         grad_weight = f"void({array}, {array}, {array}, int32[:,::1], UniTuple(int64, {len(conv_grad_weight.Sizes._fields)}))"
-        for tile in tiles:
+        for tile in tiles + (TENSOR if dtype == np.float32 and not SIMULATED else ()):
             found.append((f"conv_walk {tile} {dtype}", conv_walk.walk_kernel(tile, dtype, True, "relu"), walk))
             found.append((f"conv_grad_weight {tile} {dtype}", conv_grad_weight.grad_weight_kernel(tile, dtype), grad_weight))
         one = (1, 1)

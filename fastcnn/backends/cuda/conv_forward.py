@@ -7,7 +7,7 @@ from functools import cache
 from ...shapes import Padding, Pair, conv2d_output_size
 from ._device import DeviceArray, empty
 from .conv_walk import Table, Walk, run, table
-from .tiles import Cut
+from .tiles import Cut, check_counts
 
 
 @cache  # recorded steps hold addresses of tables: none may go
@@ -26,6 +26,7 @@ def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, st
     """activation(conv2d(input, weight, bias)), (N,C,H,W) x (O,C/G,KH,KW) [+ (O,)] -> (N,O,OH,OW)."""
     (N, C, H, W), (O, channels, KH, KW) = input.shape, weight.shape
     OH, OW = conv2d_output_size((H, W), (KH, KW), stride, padding, dilation)
+    check_counts("conv2d", image_elements=C * H * W)
     sizes = Walk(
         rows=O // groups, groups=groups, pieces=1, row_step=stride[0], column_step=stride[1], images=N,
         source_image=C * H * W, source_group=channels * H * W, H=H, W=W,
@@ -33,4 +34,4 @@ def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, st
         output_image=O * OH * OW, output_group=O // groups * OH * OW, output_plane=OH * OW, output_width=OW, DI=1, DJ=1, output_size=0,
     )  # fmt: skip
     where = terms(channels, (H, W), (KH, KW), (OH, OW), padding, dilation)
-    return run(input, weight, bias, empty((N, O, OH, OW), input.dtype), where, sizes, activation, slope, chosen)
+    return run("conv2d", input, weight, bias, empty((N, O, OH, OW), input.dtype), where, sizes, activation, slope, chosen)

@@ -15,7 +15,7 @@ from functools import cache
 from ...shapes import Padding, Pair
 from ._device import DeviceArray, empty
 from .conv_walk import Table, Walk, run, table
-from .tiles import Cut
+from .tiles import Cut, check_counts
 
 
 def _along_one_axis(size: int, kernel: int, stride: int, before: int, dilation: int) -> list[tuple[int, int, int, list[tuple[int, int]]]]:
@@ -49,6 +49,7 @@ def conv2d_grad_input(grad_output: DeviceArray, weight: DeviceArray, input_shape
     """(N,O,OH,OW) x (O,C/G,KH,KW) -> (N,C,H,W)."""
     (N, O, OH, OW), (C, H, W), (_, channels, KH, KW) = grad_output.shape, input_shape[1:], weight.shape
     filters = O // groups
+    check_counts("conv2d_grad_input", image_elements=max(C * H * W, O * OH * OW))
     sizes = Walk(
         rows=channels, groups=groups, pieces=1, row_step=1, column_step=1, images=N,
         source_image=O * OH * OW, source_group=filters * OH * OW, H=OH, W=OW,
@@ -56,4 +57,4 @@ def conv2d_grad_input(grad_output: DeviceArray, weight: DeviceArray, input_shape
         output_image=C * H * W, output_group=channels * H * W, output_plane=H * W, output_width=W, DI=stride[0], DJ=stride[1], output_size=0,
     )  # fmt: skip
     where = terms(filters, channels, (H, W), (KH, KW), (OH, OW), stride, padding, dilation)
-    return run(grad_output, weight, None, empty((N, C, H, W), grad_output.dtype), where, sizes, chosen=chosen)
+    return run("conv2d_grad_input", grad_output, weight, None, empty((N, C, H, W), grad_output.dtype), where, sizes, chosen=chosen)

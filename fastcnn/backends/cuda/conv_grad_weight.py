@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import int32, int64, uint32, uint64
 
-from ...shapes import Padding, Pair
+from ...shapes import Padding, Pair, ShapeError
 from ._device import DeviceArray, blocks, empty, flat, launch, to_device, zeros
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
 from .pieces import add_pieces
-from .tiles import BK, NUMBA_TYPE, VECTOR, Cut, Tile, cut, divider, parts
+from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, divider, parts
 
 OFFSET, ROW, COLUMN = range(3)  # of a table of entries (c, kh, kw): where its input pixel lies, counted from (oh*SH - PT, ow*SW - PL)
 OUTSIDE = -(2**30)
@@ -59,17 +59,17 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
     elements, int64 where there are 2^31 or more.
     """
     number = NUMBA_TYPE[dtype]
-    BM, BN, TM, TN, threads = tile.BM, tile.BN, tile.TM, tile.TN, tile.threads
+    BM, BN, TM, threads = tile.BM, tile.BN, tile.TM, tile.threads
     a_width, b_width = tile.a_width, tile.b_width
     a_half, b_half = BK * a_width, BK * b_width  # one step's tile; two of them take turns
     a_numbers, b_numbers = 2 * a_half, 2 * b_half
     a_loads, b_loads = BM * BK // threads, BN * BK // threads  # per thread and step
     stride = threads // BK  # filters, or entries, between a thread's loads
-    thread_columns = BN // TN
-    run = BM // (TM // VECTOR)
     written_rows = threads // BN  # rows of the result that the block writes at a time
-    writes = (BM // TM) // written_rows
-    clear, multiply, collect = parts(tile, dtype)
+    thread_rows = BM // TM
+    tiled = parts(tile, dtype)
+    clear, rounded, multiply, collect, row_of = tiled.clear, tiled.rounded, tiled.multiply, tiled.collect, tiled.row
+    a_place, b_place, sums_shape = tiled.a_read, tiled.b_read, tiled.sums
     unsigned = uint32 if index is int32 else uint64
 
     @kernel(threads, tile.blocks_per_sm)
@@ -79,7 +79,7 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
         # 16-byte alignment lets a thread read VECTOR numbers at once.
         a_tile = cuda.shared.array(a_numbers, number) if SIMULATED else cuda.shared.array(a_numbers, number, 16)
         b_tile = cuda.shared.array(b_numbers, number) if SIMULATED else cuda.shared.array(b_numbers, number, 16)
-        sums = cuda.local.array((TM, TN), number)
+        sums = cuda.local.array(sums_shape, number)
         a_next = cuda.local.array(a_loads, number)
         b_next = cuda.local.array(b_loads, number)
 
@@ -102,8 +102,8 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
         height, width = int32(H), int32(W)
         store = uint32(lane * a_width + member)
         b_store = uint32(lane * b_width + member)
-        a_read = uint32(thread // thread_columns * VECTOR)
-        b_read = uint32(thread % thread_columns * VECTOR)
+        a_read = a_place(thread)
+        b_read = b_place(thread)
         half = uint32(0)
 
         clear(sums)
@@ -138,20 +138,19 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
                 half ^= uint32(1)
             if fetching:
                 for load in range(a_loads):
-                    a_tile[uint64(store + half * uint32(a_half)) + uint64(load * stride)] = a_next[load]
+                    a_tile[uint64(store + half * uint32(a_half)) + uint64(load * stride)] = rounded(a_next[load])
                 for load in range(b_loads):
-                    b_tile[uint64(b_store + half * uint32(b_half)) + uint64(load * stride)] = b_next[load]
+                    b_tile[uint64(b_store + half * uint32(b_half)) + uint64(load * stride)] = rounded(b_next[load])
                 cuda.syncthreads()
 
         # Write the sums: each thread's i-th row at a time, through shared memory, so that neighbouring threads write neighbouring numbers.
         for i in range(TM):
             cuda.syncthreads()
-            collect(sums, i, b_tile, uint64(thread // thread_columns * BN) + uint64(thread % thread_columns * VECTOR))
+            collect(sums, i, b_tile, thread)
             cuda.syncthreads()
             entry = int32(first_entry + int32(thread % BN))
-            for write in range(writes):
-                part_row = int32(thread // BN) + write * written_rows
-                row = int32(first_filter + i // VECTOR * run + part_row * VECTOR + i % VECTOR)
+            for part_row in range(int32(thread // BN), int32(thread_rows), int32(written_rows)):
+                row = int32(first_filter + row_of(i, part_row))
                 if row < filters and entry < entries:
                     at = int64(piece) * grad_weight_size + (int64(group) * filters + row) * entries + entry
                     output[uint64(at)] = b_tile[uint64(part_row * BN + int32(thread % BN))]
@@ -176,6 +175,9 @@ def conv2d_grad_weight(grad_output: DeviceArray, input: DeviceArray, weight_shap
         return zeros(weight_shape, input.dtype)
     output = empty(weight_shape, input.dtype)
     filters, entries, pixels = O // groups, channels * KH * KW, N * OH * OW
+    check_counts("conv2d_grad_weight", pixels=pixels, image_elements=max(C * H * W, O * OH * OW))
+    if groups > 65535:
+        raise ShapeError(f"conv2d_grad_weight: groups are {groups}, but backend 'cuda' launches at most 65535 products")
     tile, pieces = chosen or cut(input.dtype, filters, entries, pixels, groups)
     sizes = Sizes(
         filters, entries, groups, pieces, pixels, OH * OW, *divider(OH * OW), OW, *divider(OW),

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import int32, int64, uint32, uint64
 
+from ...shapes import ShapeError
 from ._device import DeviceArray, blocks, empty, flat, launch, to_device
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
 from .epilogue import ACTIVATIONS
 from .pieces import add_pieces
-from .tiles import BK, NUMBA_TYPE, VECTOR, Cut, Tile, cut, parts
+from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, parts
 
 # A row of a table of terms: where the term's source pixel lies, counted from the pixel at (r0, c0) of the group's first channel; the two parts of that
 # that decide whether it is inside; where its weight lies, counted from the row's first, -1 for terms that only fill up the last step.
@@ -67,17 +68,17 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
     elements, int64 where there are 2^31 or more.
     """
     number = NUMBA_TYPE[dtype]
-    BM, BN, TM, TN, threads = tile.BM, tile.BN, tile.TM, tile.TN, tile.threads
+    BM, BN, TM, threads = tile.BM, tile.BN, tile.TM, tile.threads
     a_width, b_width = tile.a_width, tile.b_width
     a_half, b_half = BK * a_width, BK * b_width  # one step's tile; two of them take turns
     a_numbers, b_numbers = 2 * a_half, 2 * b_half
     a_loads, b_loads = BM * BK // threads, BN * BK // threads  # per thread and step
     a_stride, b_stride = threads // BK, threads // BN  # rows, or terms, between a thread's loads
-    thread_rows, thread_columns = BM // TM, BN // TN  # the threads of a block, as C sees them
-    run = BM // (TM // VECTOR)
     written_rows = threads // BN  # rows of the result that the block writes at a time
-    writes = thread_rows // written_rows
-    clear, multiply, collect = parts(tile, dtype)
+    thread_rows = BM // TM
+    tiled = parts(tile, dtype)
+    clear, rounded, multiply, collect, row_of = tiled.clear, tiled.rounded, tiled.multiply, tiled.collect, tiled.row
+    a_place, b_place, sums_shape = tiled.a_read, tiled.b_read, tiled.sums
     activate = ACTIVATIONS[activation]
     unsigned = uint32 if index is int32 else uint64
 
@@ -89,7 +90,7 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
         a_tile = cuda.shared.array(a_numbers, number) if SIMULATED else cuda.shared.array(a_numbers, number, 16)
         b_tile = cuda.shared.array(b_numbers, number) if SIMULATED else cuda.shared.array(b_numbers, number, 16)
         written_at = cuda.shared.array(BN, int64)
-        sums = cuda.local.array((TM, TN), number)
+        sums = cuda.local.array(sums_shape, number)
         a_next = cuda.local.array(a_loads, number)
         b_next = cuda.local.array(b_loads, number)
 
@@ -136,8 +137,8 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
         # Where it stores them in shared memory, and where it reads its rows and columns from.
         a_store = uint32(a_term * a_width + a_row)
         b_store = uint32(term * b_width + column)
-        a_read = uint32(thread // thread_columns * VECTOR)
-        b_read = uint32(thread % thread_columns * VECTOR)
+        a_read = a_place(thread)
+        b_read = b_place(thread)
         half = uint32(0)
 
         clear(sums)
@@ -165,20 +166,19 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
                 half ^= uint32(1)
             if fetching:
                 for load in range(a_loads):
-                    a_tile[uint64(a_store + half * uint32(a_half)) + uint64(load * a_stride)] = a_next[load]
+                    a_tile[uint64(a_store + half * uint32(a_half)) + uint64(load * a_stride)] = rounded(a_next[load])
                 for load in range(b_loads):
-                    b_tile[uint64(b_store + half * uint32(b_half)) + uint64(load * b_stride * b_width)] = b_next[load]
+                    b_tile[uint64(b_store + half * uint32(b_half)) + uint64(load * b_stride * b_width)] = rounded(b_next[load])
                 cuda.syncthreads()
 
         # Write the sums: each thread's i-th row at a time, through shared memory, so that neighbouring threads write neighbouring pixels.
         for i in range(TM):
             cuda.syncthreads()
-            collect(sums, i, b_tile, uint64(thread // thread_columns * BN) + uint64(thread % thread_columns * VECTOR))
+            collect(sums, i, b_tile, thread)
             cuda.syncthreads()
             output_at = written_at[uint64(thread % BN)]
-            for write in range(writes):
-                part_row = int32(thread // BN) + write * written_rows
-                row = first_row + i // VECTOR * run + part_row * VECTOR + i % VECTOR
+            for part_row in range(int32(thread // BN), int32(thread_rows), int32(written_rows)):
+                row = first_row + row_of(i, part_row)
                 if output_at >= 0 and row < rows:
                     value = b_tile[uint64(part_row * BN + int32(thread % BN))]
                     if biased:
@@ -188,12 +188,15 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
     return walk
 
 
-def run(source: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, output: DeviceArray, where: Table, sizes: Walk, activation: str = "none",
+def run(op: str, source: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, output: DeviceArray, where: Table, sizes: Walk, activation: str = "none",
         slope: float = 0.0, chosen: Cut | None = None) -> DeviceArray:
     """output, filled: activation(walk + bias). chosen: the tile and the division, if not those that `cut` finds best."""
     if not output.size:
         return output
+    check_counts(op, pixels=sizes.images * where.pixels, weights=weight.size)
     tile, pieces = chosen or cut(output.dtype, sizes.rows, sizes.images * where.pixels, where.length, sizes.groups * where.count)
+    if sizes.groups * where.count > 65535:
+        raise ShapeError(f"{op}: groups * stride * stride is {sizes.groups * where.count}, but backend 'cuda' launches at most 65535 products")
     grid = blocks(sizes.images * where.pixels, tile.BN), blocks(sizes.rows, tile.BM), where.count * sizes.groups * pieces
     sizes = sizes._replace(pieces=pieces, output_size=output.size)
     whole = pieces == 1

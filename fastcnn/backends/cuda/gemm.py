@@ -17,24 +17,24 @@ from ._jit import kernel
 from ._memory import SIMULATED, cuda
 from .epilogue import ACTIVATIONS
 from .pieces import add_pieces
-from .tiles import BK, NUMBA_TYPE, VECTOR, Cut, Tile, cut, parts
+from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, parts
 
 
 @cache
 def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased: bool, activation: str) -> Any:
-    """A block per tile of BM x BN; grid: (tiles of columns, tiles of rows, pieces of the sum)."""
+    """A block per tile of BM x BN; grid: (tiles of rows, tiles of columns, pieces of the sum)."""
     assert tile.threads % tile.BM == 0  # each thread loads one row of an A that lies by rows
     number = NUMBA_TYPE[dtype]
-    BM, BN, TM, TN, threads = tile.BM, tile.BN, tile.TM, tile.TN, tile.threads
+    BM, BN, TM, threads = tile.BM, tile.BN, tile.TM, tile.threads
     a_width, b_width = tile.a_width, tile.b_width
     a_half, b_half = BK * a_width, BK * b_width  # one step's tile; two of them take turns
     a_numbers, b_numbers = 2 * a_half, 2 * b_half
     a_loads, b_loads = BM * BK // threads, BN * BK // threads  # per thread and step
-    thread_columns = BN // TN
-    run = BM // (TM // VECTOR)
     written_rows = threads // BN  # rows of C that the block writes at a time
-    writes = (BM // TM) // written_rows
-    clear, multiply, collect = parts(tile, dtype)
+    thread_rows = BM // TM
+    tiled = parts(tile, dtype)
+    clear, rounded, multiply, collect, row_of = tiled.clear, tiled.rounded, tiled.multiply, tiled.collect, tiled.row
+    a_place, b_place, sums_shape = tiled.a_read, tiled.b_read, tiled.sums
     activate = ACTIVATIONS[activation]
 
     @kernel(threads, tile.blocks_per_sm)
@@ -43,13 +43,13 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
         # 16-byte alignment lets a thread read VECTOR numbers at once.
         a_tile = cuda.shared.array(a_numbers, number) if SIMULATED else cuda.shared.array(a_numbers, number, 16)
         b_tile = cuda.shared.array(b_numbers, number) if SIMULATED else cuda.shared.array(b_numbers, number, 16)
-        sums = cuda.local.array((TM, TN), number)
+        sums = cuda.local.array(sums_shape, number)
         a_next = cuda.local.array(a_loads, number)
         b_next = cuda.local.array(b_loads, number)
 
         thread = uint32(cuda.threadIdx.x)
-        first_row = int32(cuda.blockIdx.y * BM)
-        first_column = int32(cuda.blockIdx.x * BN)
+        first_row = int32(cuda.blockIdx.x * BM)
+        first_column = int32(cuda.blockIdx.y * BN)
         steps = uint32(length + BK - 1) // uint32(BK)
         first_step = int32(steps * uint32(cuda.blockIdx.z) // uint32(pieces))
         last_step = int32(steps * uint32(cuda.blockIdx.z + 1) // uint32(pieces))
@@ -62,8 +62,8 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
         k = int64(first_step * BK)
         a_at = (first_row + a_row) * length + k + a_k if a_by_k else (k + a_k) * rows + first_row + a_row
         b_at = (first_column + b_column) * length + k + b_k if b_by_k else (k + b_k) * columns + first_column + b_column
-        a_read = uint32(thread // thread_columns * VECTOR)
-        b_read = uint32(thread % thread_columns * VECTOR)
+        a_read = a_place(thread)
+        b_read = b_place(thread)
         half = uint32(0)
 
         clear(sums)
@@ -93,21 +93,20 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
             if fetching:
                 for load in range(a_loads):
                     at = uint32(a_k * a_width + a_row) + half * uint32(a_half)
-                    a_tile[uint64(at) + uint64(load * (threads // BK) if a_by_k else load * (threads // BM) * a_width)] = a_next[load]
+                    a_tile[uint64(at) + uint64(load * (threads // BK) if a_by_k else load * (threads // BM) * a_width)] = rounded(a_next[load])
                 for load in range(b_loads):
                     at = uint32(b_k * b_width + b_column) + half * uint32(b_half)
-                    b_tile[uint64(at) + uint64(load * (threads // BK) if b_by_k else load * (threads // BN) * b_width)] = b_next[load]
+                    b_tile[uint64(at) + uint64(load * (threads // BK) if b_by_k else load * (threads // BN) * b_width)] = rounded(b_next[load])
                 cuda.syncthreads()
 
         # Write the sums: each thread's i-th row at a time, through shared memory, so that neighbouring threads write neighbouring numbers.
         for i in range(TM):
             cuda.syncthreads()
-            collect(sums, i, b_tile, uint64(thread // thread_columns * BN) + uint64(thread % thread_columns * VECTOR))
+            collect(sums, i, b_tile, thread)
             cuda.syncthreads()
             column = int32(thread % BN)
-            for write in range(writes):
-                part_row = int32(thread // BN) + write * written_rows
-                row = int32(i // VECTOR * run + part_row * VECTOR + i % VECTOR)
+            for part_row in range(int32(thread // BN), int32(thread_rows), int32(written_rows)):
+                row = int32(row_of(i, part_row))
                 if row < rows_left and column < columns_left:
                     value = b_tile[uint64(part_row * BN + column)]
                     if biased:
@@ -120,6 +119,7 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
 def gemm(a: DeviceArray, b: DeviceArray, a_by_k: bool, b_by_k: bool, rows: int, columns: int, length: int, bias: DeviceArray | None = None,
          activation: str = "none", slope: float = 0.0, chosen: Cut | None = None) -> DeviceArray:
     """(rows, columns): activation(A @ B + bias), bias one number per column. chosen: the tile and the division, if not those that `cut` finds best."""
+    check_counts("linear", rows=rows, columns=columns, length=length)
     output = empty((rows, columns), a.dtype)
     if not output.size:
         return output
@@ -128,7 +128,7 @@ def gemm(a: DeviceArray, b: DeviceArray, a_by_k: bool, b_by_k: bool, rows: int, 
     made = gemm_kernel(tile, a.dtype, a_by_k, b_by_k, whole and bias is not None, activation if whole else "none")
     target = output if whole else empty((pieces, output.size), a.dtype)
     arrays = flat(a), flat(b), bias if whole and bias is not None else flat(b)
-    launch(made, (blocks(columns, tile.BN), blocks(rows, tile.BM), pieces), tile.threads, *arrays, a.dtype.type(slope), flat(target),
+    launch(made, (blocks(rows, tile.BM), blocks(columns, tile.BN), pieces), tile.threads, *arrays, a.dtype.type(slope), flat(target),
            (rows, columns, length, pieces))  # fmt: skip
     if not whole:
         add_pieces(target, bias, 1, activation, slope, output)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ._device import DeviceArray
+from ._memory import SIMULATED
 from .gemm import gemm, gemm_kernel
 from .reduction import channel_sums
-from .tiles import PRODUCTION
+from .tiles import PRODUCTION, TENSOR
 
 
 def linear(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, activation: str = "none", slope: float = 0.0) -> DeviceArray:
@@ -32,6 +35,6 @@ _ARRAY = "{0}[::1], {0}[::1], {0}[::1], {0}, {0}[::1]"
 KERNELS = [
     (f"gemm {name} {tile} {dtype}", gemm_kernel(tile, dtype, a_by_k, b_by_k, True, "relu"), f"void({_ARRAY.format(dtype.name)}, UniTuple(int64, 4))")
     for dtype, tiles in PRODUCTION.items()
-    for tile in tiles
+    for tile in tiles + (TENSOR if dtype == np.float32 and not SIMULATED else ())
     for name, a_by_k, b_by_k in (("A @ B.T", True, True), ("A @ B", True, False), ("A.T @ B", False, False))
 ]

@@ -20,11 +20,13 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import float32, float64, uint64
+from numba import float32, float64, uint32, uint64
 
+from ...shapes import ShapeError
 from ._device import blocks
 from ._jit import inlined
 from ._memory import SIMULATED, cuda
+from .precision import tf32_allowed
 
 BK = 8  # 32 bytes of a row: what the memory fetches at least. The kernels below spell out these eight steps.
 VECTOR = 4  # numbers that a thread reads from shared memory at once (16 bytes of float32), and that lie side by side in its part of C
@@ -39,9 +41,10 @@ class Tile(NamedTuple):
     TM: int
     TN: int
     blocks_per_sm: int = 1
+    tensor: bool = False  # multiplied by tensor cores in TF32, see tensor.py: 8 x 8 numbers of C per thread, but others
 
     def __str__(self) -> str:
-        return f"{self.BM}x{self.BN} by {self.TM}x{self.TN}"
+        return f"{self.BM}x{self.BN} by {'tensor cores' if self.tensor else f'{self.TM}x{self.TN}'}"
 
     @property
     def threads(self) -> int:
@@ -49,12 +52,14 @@ class Tile(NamedTuple):
 
     @property
     def a_width(self) -> int:
-        """Distance of A's rows k in shared memory. The VECTOR more than BM spread the stores of a transposed tile over all 32 banks."""
-        return self.BM + VECTOR
+        """Distance of A's rows k in shared memory. What it is more than BM spreads the stores of a transposed tile over all 32 banks, or, with tensor
+        cores, whose threads read from four rows k and eight columns at a time, the reads.
+        """
+        return self.BM + (2 * VECTOR if self.tensor else VECTOR)
 
     @property
     def b_width(self) -> int:
-        return self.BN + VECTOR
+        return self.BN + (2 * VECTOR if self.tensor else VECTOR)
 
     @property
     def shared_numbers(self) -> int:
@@ -74,6 +79,7 @@ PRODUCTION = {
     np.dtype(np.float32): (Tile(128, 128, 8, 8, 2), Tile(64, 128, 8, 8, 3), Tile(64, 64, 8, 4, 4), Tile(32, 128, 8, 4, 4), Tile(16, 128, 4, 4, 4)),
     np.dtype(np.float64): (Tile(64, 64, 8, 4, 3), Tile(32, 128, 8, 4, 3), Tile(16, 128, 4, 4, 4)),
 }
+TENSOR = (Tile(128, 128, 8, 8, 2, True), Tile(64, 128, 8, 8, 3, True), Tile(64, 64, 8, 8, 6, True))  # float32 where TF32 is allowed
 SMALL = (Tile(16, 16, 4, 4),)  # of 16 threads: for the simulator, which runs each as a thread of Python's
 TILES = dict.fromkeys(PRODUCTION, SMALL) if SIMULATED else PRODUCTION
 MULTIPROCESSORS = 1 if SIMULATED else 132  # of an H100 or H200: how many blocks a launch should have, never what it computes per block
@@ -87,15 +93,20 @@ class Cut(NamedTuple):
     pieces: int
 
 
-@lru_cache(maxsize=4096)
 def cut(dtype: np.dtype, rows: int, columns: int, length: int, products: int = 1) -> Cut:
+    """The best cut, see `best_cut`, with the tiles that precision.py allows."""
+    return best_cut(TENSOR if tf32_allowed() and dtype == np.float32 else TILES[dtype], rows, columns, length, products)
+
+
+@lru_cache(maxsize=4096)
+def best_cut(tiles: tuple[Tile, ...], rows: int, columns: int, length: int, products: int = 1) -> Cut:
     """The tile and the division for `products` products (groups) of rows x length by length x columns.
 
     Estimated time: the multiply-adds of a block at its tile's rate, times how many blocks a multiprocessor gets. Where a product is so small that
     multiprocessors would idle, its sum is divided into pieces that a second launch adds, always in the same order.
     """
     best: tuple[float, Cut] | None = None
-    for tile in TILES[dtype]:
+    for tile in tiles:
         grid = blocks(rows, tile.BM) * blocks(columns, tile.BN) * products
         wanted = MULTIPROCESSORS * tile.blocks_per_sm
         pieces = max(1, min(wanted // max(grid, 1), blocks(length, BK * MIN_STEPS), 65535 // products))
@@ -110,21 +121,32 @@ def cut(dtype: np.dtype, rows: int, columns: int, length: int, products: int = 1
 
 
 class Parts(NamedTuple):
-    """The device functions that a kernel of one tile and one dtype is put together from."""
+    """The device functions that a kernel of one tile and one dtype is put together from, and the shape of a thread's `sums`."""
 
+    sums: tuple[int, int]
     clear: Any  # (sums): all zero
-    multiply: Any  # (a_tile, b_tile, a_at, b_at, sums): one step of BK
-    collect: Any  # (sums, i, part, at): the thread's row i of sums into shared memory
+    rounded: Any  # (number): as it is stored in shared memory
+    a_read: Any  # (thread): where the thread's part of A's tile starts
+    b_read: Any  # (thread)
+    multiply: Any  # (a_tile, b_tile, a_at, b_at, sums): one step of BK, from a_read and b_read on
+    collect: Any  # (sums, i, part, thread): the thread's i-th row, or what takes its place, into shared memory as (rows, BN)
+    row: Any  # (i, part_row): which row of the tile a row of such a part is
 
 
 @cache
 def parts(tile: Tile, dtype: np.dtype) -> Parts:
     tile.check()
+    if tile.tensor:
+        assert dtype == np.float32
+        from .tensor import tensor_parts
+
+        return tensor_parts(tile)
     number = NUMBA_TYPE[dtype]
-    TM, TN = tile.TM, tile.TN
+    BN, TM, TN = tile.BN, tile.TM, tile.TN
     a_width, b_width = tile.a_width, tile.b_width
     a_runs, b_runs = TM // VECTOR, TN // VECTOR
-    a_step, b_step = tile.BM // a_runs, tile.BN // b_runs  # from one run of rows, or columns, to the thread's next
+    a_step, b_step = tile.BM // a_runs, BN // b_runs  # from one run of rows, or columns, to the thread's next
+    thread_columns = BN // TN
 
     @inlined
     def clear(sums):
@@ -160,12 +182,36 @@ def parts(tile: Tile, dtype: np.dtype) -> Parts:
         add_product(a_tile, b_tile, a_at, b_at, 7, sums)
 
     @inlined
-    def collect(sums, i, part, at):
+    def rounded(value):
+        return value
+
+    @inlined
+    def a_read(thread):
+        return uint32(thread // thread_columns * VECTOR)
+
+    @inlined
+    def b_read(thread):
+        return uint32(thread % thread_columns * VECTOR)
+
+    @inlined
+    def collect(sums, i, part, thread):
+        at = uint64(thread // thread_columns * BN) + uint64(thread % thread_columns * VECTOR)
         for run in range(b_runs):
             for j in range(VECTOR):
                 part[at + uint64(run * b_step + j)] = sums[i, run * VECTOR + j]
 
-    return Parts(clear, multiply, collect)
+    @inlined
+    def row(i, part_row):
+        return i // VECTOR * a_step + part_row * VECTOR + i % VECTOR
+
+    return Parts((TM, TN), clear, rounded, a_read, b_read, multiply, collect, row)
+
+
+def check_counts(op: str, **counts: int) -> None:
+    """ShapeError for what the kernels count in 32 bits and is too large for that."""
+    for name, count in counts.items():
+        if count >= 2**31:
+            raise ShapeError(f"{op}: {name.replace('_', ' ')} are {count}, but backend 'cuda' counts them up to {2**31 - 1}")
 
 
 @lru_cache(maxsize=4096)
