@@ -10,6 +10,7 @@ A file of kernels has one function per op, with the op table's name and paramete
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
@@ -37,7 +38,14 @@ modules: list[ModuleType] = [import_module(f"{__name__}.{found.name}") for found
 
 
 def _on_device(op: str, parameters: tuple[str, ...], function: Callable) -> Callable:
-    """The op behind a look at its arrays: all on the device, foreign ones wrapped, views with gaps copied together."""
+    """The op behind a look at its arrays: all on the device, foreign ones wrapped, views with gaps copied together.
+
+    Its parameters are the table's. What a function can do beyond them, an activation on the way out, is for those who call it by its file.
+    """
+    signature = inspect.signature(function)
+    own = list(signature.parameters.values())[: len(parameters)]
+    if tuple(parameter.name for parameter in own) != parameters:
+        raise TypeError(f"{op} of {function.__module__} has parameters {tuple(signature.parameters)}, the op table {parameters}")
 
     @functools.wraps(function)
     def checked(*arguments: Any) -> Any:
@@ -52,6 +60,7 @@ def _on_device(op: str, parameters: tuple[str, ...], function: Callable) -> Call
                 seen[index] = contiguous(wrap(value))
         return function(*seen)
 
+    checked.__signature__ = signature.replace(parameters=own)
     return checked
 
 
