@@ -23,8 +23,21 @@ Args = argparse.Namespace
 def _conv(args: Args) -> dict:
     from bench import convs
 
+    if args.backend == "cuda":
+        from bench import cuda_times
+        from fastcnn import recipes
+
+        lists = args.lists or (["short"] if args.short else ["reports"])
+        names = ["lenet-mnist"] if args.short else recipes.names()
+        return cuda_times.run(cuda_times.Settings(lists, [op for op in args.ops if op in OPS], names, args.threads, args.repeats))
     lists = args.lists or (["short"] if args.short else ["reports", "odd", "batch1"])
     return convs.run(convs.Settings(lists, args.ops, args.backend, args.peers, args.threads, args.dtype, args.format, args.repeats))
+
+
+def _kernels(args: Args) -> int:
+    from bench import cuda
+
+    return cuda.run(args.names, args.cc)
 
 
 def _networks(args: Args) -> dict:
@@ -217,6 +230,11 @@ def _recipes_options(made: Options) -> None:
     made.add_argument("--json", type=Path, metavar="OUT", help="write the result there too; its rows of other commands stay")
 
 
+def _kernels_options(made: Options) -> None:
+    made.add_argument("names", nargs="*", metavar="NAME", help="parts of kernels' names (default: all)")
+    made.add_argument("--cc", type=_capability, default=(9, 0), help="compute capability: 8.0 or 9.0 (default)")
+
+
 def _full_options(made: Options) -> None:
     made.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of the results (default bench/results)")
     made.add_argument("--again", action="store_true", help="measure also what there is a result of already")
@@ -243,6 +261,7 @@ COMMANDS: dict[str, Command] = {
     "data": Command("images per second of the data path, and the share of a LeNet epoch that waits for it", _data_options, _data),
     "coursework": Command("code in the style of the courses of fastcnn.compat, as it is and on fastcnn", _coursework_options, _coursework),
     "recipes": Command("what runs of `fastcnn train` reached, from their folders, beside what was reported", _recipes_options, _recipes),
+    "kernels": Command("registers, shared memory and spills of the GPU's kernels, compiled without a GPU", _kernels_options, _kernels),
     "full": Command("all of these, each in its own file of bench/results; goes on where it was stopped", _full_options, _full),
     "compare": Command("what changed between two results, and what is only noise", _compare_options, _compare),
     "report": Command("one HTML page and pictures of results", _report_options, _report),
@@ -303,6 +322,12 @@ def _positive(word: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{word} is below 1")
     return value
+
+
+def _capability(word: str) -> tuple[int, int]:
+    if word not in ("8.0", "9.0"):
+        raise argparse.ArgumentTypeError(f"{word} is neither 8.0 nor 9.0")
+    return int(word[0]), int(word[2])
 
 
 def _batches(word: str) -> list[int]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import bridge, changes, convs, coursework, data, growth, memory, ops, overhead, roofline, runs, steps
+from bench import bridge, changes, convs, coursework, cuda_times, data, growth, memory, ops, overhead, roofline, runs, steps
 from fastcnn.files import write_atomically
 
 README = Path(__file__).with_name("README.md")
@@ -15,7 +15,7 @@ TABLE = "table"
 
 RENDERERS = {
     module.KIND: module.render
-    for module in (runs, steps, bridge, memory, roofline, convs, ops, growth, overhead, data, coursework, changes)
+    for module in (runs, steps, bridge, memory, roofline, convs, ops, growth, overhead, data, coursework, changes, cuda_times)
 }
 """How each kind of result is printed on the terminal; the order is the README's."""
 

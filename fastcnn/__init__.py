@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from . import functional, metrics, nn, optim, schedule, shapes
 from .backend import (
+    allow_tf32,
     available,
     get_num_threads,
     recording,
     set_backend,
     set_num_threads,
     show_config,
+    to_device,
+    to_host,
     use_algorithm,
     use_backend,
 )
@@ -44,9 +47,10 @@ __version__ = "0.1.0"
 _LAZY = {"datasets": "datasets", "plots": "plots", "recipes": "recipes", "torch": "torch", "train": "train", "Trainer": "train", "fit": "train"}
 
 __all__ = [
-    "ShapeError", "Trainer", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col", "manual_seed",
-    "metrics", "nn", "optim", "plots",
-    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary", "train", "use_algorithm", "use_backend",
+    "ShapeError", "Trainer", "allow_tf32", "available", "col2im", "datasets", "explain", "fit", "functional", "get_num_threads", "gradcheck", "im2col",
+    "manual_seed", "metrics", "nn", "optim", "plots",
+    "recipes", "recording", "schedule", "set_backend", "set_num_threads", "shapes", "show_config", "summary",
+    "to_device", "to_host", "train", "use_algorithm", "use_backend",
 ]  # fmt: skip
 
 

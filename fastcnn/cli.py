@@ -227,7 +227,7 @@ def _where() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastcnn", description="Train and use convolutional networks on the CPU.")
+    parser = argparse.ArgumentParser(prog="fastcnn", description="Train and use convolutional networks on the CPU or a GPU.")
     parser.add_argument("--version", action="version", version=f"fastcnn {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -20,7 +20,7 @@ def use_backend(arguments: argparse.Namespace) -> None:
     name = backend.current().name
     if arguments.threads is not None:
         if name != "cpu":
-            raise UsageError(f"--threads is for the cpu backend; the {name} backend uses NumPy's own threads")
+            raise UsageError(f"--threads is for the cpu backend; the {name} backend has none to set")
         backend.set_num_threads(arguments.threads)
 
 

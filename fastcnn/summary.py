@@ -87,7 +87,8 @@ def summary(model: Any, input_shape: Sequence[int]) -> Summary:
         rows: list[Row] = []
         dtype = next((parameter.dtype for parameter in model.parameters()), np.dtype(np.float32))
         walker = _Walker(rows, dtype, tuple(input_shape))
-        with backend.use_backend("reference"):  # shapes are the same on every backend, and this one needs no compiler
+        there = any(backend.on_device(parameter.data) for parameter in model.parameters())
+        with backend.use_backend("cuda" if there else "reference"):  # shapes are the same on every backend, and the latter needs no compiler
             walker.walk("", model, tuple(input_shape), ([], []) if len(input_shape) == 3 else None)
     finally:
         for module, training in modes:
@@ -133,7 +134,7 @@ class _Walker:
 
     def output_shape(self, module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         batch = 0 if type(module).__module__.startswith("fastcnn.") else 1  # a user's own layer need not know empty batches
-        return module(np.zeros((batch, *shape), self.dtype)).shape[1:]
+        return module(backend.place(np.zeros((batch, *shape), self.dtype))).shape[1:]
 
     def field(self, path: Path) -> tuple[int, int] | None:
         if path is None:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastcnn.backend import place, to_host
+
 
 class LayerOutput(NamedTuple):
     """What one layer (a module without children) gave. path is "" where the model itself is that layer."""
@@ -49,12 +51,12 @@ def layer_outputs(model: Any, x: np.ndarray) -> list[LayerOutput]:
 
     def see(path: str, module: Any, output: Any) -> None:
         if not any(True for _ in module.children()):
-            found.append(LayerOutput(path, type(module).__name__, np.array(output)))
+            found.append(LayerOutput(path, type(module).__name__, np.array(to_host(output))))
 
     model.eval()
     try:
         with watching(model, "forward", see):
-            model(x)
+            model(place(x))
     finally:
         for module, mode in training:
             module.training = mode

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..backend import current, on_device
 from ..options import flag
 from ..shapes import ShapeError, by
 
@@ -32,7 +33,7 @@ def array(value: Any, op: str, name: str) -> np.ndarray:
 
 def _unusual_array(value: Any, op: str, name: str) -> np.ndarray:
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{op}: {name} must be a numpy.ndarray, got {type(value).__name__}")
+        return _device_array(value, op, name, (F32, F64), "float32 or float64")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array; its mask would be ignored, pass {name}.filled(...)")
     native = value.dtype.newbyteorder("=")
@@ -43,6 +44,31 @@ def _unusual_array(value: Any, op: str, name: str) -> np.ndarray:
     if value.dtype != dtype or not value.flags.aligned:
         return value.astype(dtype)
     return value.view(dtype)
+
+
+def _device_array(value: Any, op: str, name: str, dtypes: Sequence[np.dtype], expected: str) -> Any:
+    """An array on the device of one of these dtypes, if the current backend computes there; else TypeError."""
+    adopt = getattr(current(), "adopt", None)
+    if adopt is None:
+        where = f", which lies on a GPU: use_backend('cuda'), or copy it with fastcnn.to_host, backend is {current().name!r}" if on_device(value) else ""
+        raise TypeError(f"{op}: {name} must be a numpy.ndarray, got {type(value).__name__}{where}")
+    if not on_device(value):
+        raise TypeError(f"{op}: {name} must be an array on the device (fastcnn.to_device), got {type(value).__name__}")
+    value = adopt(value)
+    if value.dtype not in dtypes:
+        raise TypeError(f"{op}: {name} must be {expected}, got {value.dtype}")
+    return value
+
+
+def of_dtype(value: Any, op: str, name: str, dtype: np.dtype, expected: str) -> Any:
+    """An array of this one dtype that is no float, on the host or the device; expected: what it must be, in words."""
+    if not isinstance(value, np.ndarray):
+        if on_device(value):
+            return _device_array(value, op, name, (dtype,), expected)
+        raise TypeError(f"{op}: {name} must be {expected}, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise TypeError(f"{op}: {name} must be {expected}, got {value.dtype}")
+    return value
 
 
 def like(value: Any, input: np.ndarray, op: str, name: str) -> np.ndarray:
@@ -96,6 +122,11 @@ def batched(value: Any, single: bool, input: np.ndarray, shape: tuple[int, ...],
 def channels_last(value: np.ndarray) -> bool:
     """Whether an NCHW-shaped array lies in memory as NHWC, and not also as NCHW."""
     return value.ndim == 4 and not value.flags.c_contiguous and value.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def contiguous(value: np.ndarray) -> np.ndarray:
+    """value itself if it is C-contiguous, else a copy that is."""
+    return value if value.flags.c_contiguous else value.copy(order="C")
 
 
 def formatted(result: np.ndarray, input: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from ..backend import current
 from ..options import choice
 from ..shapes import ShapeError
-from ._check import array, shape_text
+from ._check import array, contiguous, shape_text
 
 LAYOUTS = ("NCHW", "NHWC")
 _NO_WEIGHT = object()
@@ -22,7 +22,7 @@ _NO_WEIGHT = object()
 
 def from_nhwc(value: Any, op: str, name: str) -> np.ndarray:
     """(N, H, W, C) or (H, W, C) as a view (N, C, H, W) or (C, H, W)."""
-    value = value if isinstance(value, np.ndarray) and value.dtype == np.int64 else array(value, op, name)
+    value = value if getattr(value, "dtype", None) == np.int64 else array(value, op, name)
     if value.ndim not in (3, 4):
         raise ShapeError(f"{op}: {name} must be 4-D (N, H, W, C) or 3-D (H, W, C), got {value.ndim}-D {shape_text(value.shape)}")
     if not value.flags.c_contiguous:
@@ -61,6 +61,6 @@ def in_nhwc(function: Callable, op: str, layout: Any, arrays: dict[str, Any], we
     grad_input, grad_weight, grad_bias = result
     return (
         None if grad_input is None else to_nhwc(grad_input),
-        None if grad_weight is None else np.ascontiguousarray(grad_weight.transpose(2, 3, 1, 0)),
+        None if grad_weight is None else contiguous(grad_weight.transpose(2, 3, 1, 0)),
         grad_bias,
     )

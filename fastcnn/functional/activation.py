@@ -14,7 +14,9 @@ from ..backend import current
 from ..options import choice, flag, integer, number
 from ..random import default_rng
 from ..shapes import ShapeError
-from ._check import array, formatted, like, shape_text, shaped
+from ._check import array, formatted, like, of_dtype, shape_text, shaped
+
+_BOOL = np.dtype(np.bool_)
 
 
 def _apply(op: str, input: Any, *options: Any) -> np.ndarray:
@@ -217,12 +219,18 @@ def log_softmax_backward(
 
 
 def _mask(op: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise TypeError(f"{op}: mask must be a bool array, True where kept, got {got}")
+    mask = of_dtype(mask, op, "mask", _BOOL, "a bool array, True where kept")
     if mask.shape != shape:
         raise ShapeError(f"{op}: mask has shape {shape_text(mask.shape)} but input has {shape_text(shape)}")
     return mask
+
+
+def draw_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator | int | None) -> np.ndarray:
+    """A bool array, False with probability p, where the current backend computes. A device draws its own numbers from a seed that it takes from rng."""
+    on_device = getattr(current(), "keep_mask", None)
+    if on_device is not None:
+        return on_device(shape, p, default_rng(rng))
+    return np.asarray(default_rng(rng).random(shape, np.float32) >= p)
 
 
 def _keep_scale(p: float) -> float:
@@ -250,10 +258,10 @@ def dropout(
     if mask is not None:
         mask = _mask(op, mask, input.shape)
     if not flag(training, op, "training") or p == 0:
-        output, mask = formatted(input.copy(order="K"), input), np.ones(input.shape, bool)
+        output, mask = formatted(input.copy(order="K"), input), np.ones_like(input, bool, order="C")
     else:
         if mask is None:
-            mask = np.asarray(default_rng(rng).random(input.shape, np.float32) >= p)
+            mask = draw_mask(input.shape, p, rng)
         if input.ndim:
             output = formatted(current().dropout(input, mask, _keep_scale(p)), input)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import current
 from ..options import choice, integer, pair
 from ..shapes import ShapeError, by, check_bytes, conv2d_output_size
-from ._check import array, images, shape_text
+from ._check import array, contiguous, images, shape_text
 from ._layout import LAYOUTS, from_nhwc, to_nhwc
 
 COLUMNS = ("torch", "dlfs", "cs231n", "cs231n_6d")
@@ -93,7 +93,7 @@ def col2im(
     if cols.shape != expected:
         raise ShapeError(f"{op}: cols has shape {shape_text(cols.shape)} but columns {columns!r} of images {by(shape)} have {by(expected)}")
     output = current().col2im(cols, shape, *options)
-    output = np.ascontiguousarray(output[0] if unbatched else output)
+    output = contiguous(output[0] if unbatched else output)
     return output if layout == "NCHW" else to_nhwc(output)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..backend import current, use_algorithm
 from ..options import integer, pair, single
 from ..shapes import ShapeError, check_bytes, conv2d_output_size, conv_transpose2d_output_size, resolve_padding
-from ._check import array, batched, formatted, images, like, mask3, shape_text, shaped, wrong_shape
+from ._check import array, batched, contiguous, formatted, images, like, mask3, shape_text, shaped, wrong_shape
 from ._layout import in_nhwc
 
 Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
@@ -237,8 +237,8 @@ def conv1d_backward(
         output_mask=output_mask,
     )
     if grad_input is not None:
-        grad_input = np.ascontiguousarray(grad_input[0, :, 0] if unbatched else grad_input[:, :, 0])
-    return grad_input, None if grad_weight is None else np.ascontiguousarray(grad_weight[:, :, 0]), grad_bias
+        grad_input = contiguous(grad_input[0, :, 0] if unbatched else grad_input[:, :, 0])
+    return grad_input, None if grad_weight is None else contiguous(grad_weight[:, :, 0]), grad_bias
 
 
 def _transposed(

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import current
 from ..shapes import ShapeError, check_bytes
-from ._check import array, like, mask3, shape_text, shaped
+from ._check import array, contiguous, like, mask3, shape_text, shaped
 
 
 def _matrix(op: str, input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,9 +59,9 @@ def linear_backward(
     grad_input = grad_weight = grad_bias = None
     if want_input:
         grad_input = backend.linear_grad_input(grad_output, weight)
-        grad_input = np.ascontiguousarray(grad_input) if input.ndim == 2 else grad_input.reshape(input.shape)
+        grad_input = contiguous(grad_input) if input.ndim == 2 else grad_input.reshape(input.shape)
     if want_weight:
-        grad_weight = np.ascontiguousarray(backend.linear_grad_weight(grad_output, matrix))
+        grad_weight = contiguous(backend.linear_grad_weight(grad_output, matrix))
     if want_bias:
         grad_bias = backend.linear_grad_bias(grad_output)
     return grad_input, grad_weight, grad_bias

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import current
+from ..backend import current, on_device
 from ..options import choice, integer, number
 from ..shapes import ShapeError
-from ._check import array, formatted, like, shape_text, shaped
+from ._check import array, formatted, like, of_dtype, shape_text, shaped
 
 Loss = np.ndarray | np.floating
 _REDUCTIONS = ("none", "mean", "sum")
@@ -24,6 +24,8 @@ def _reduced(result: Any, input: np.ndarray, shape: tuple[int, ...]) -> Loss:
     """The primitive's result: a scalar if reduced (or if the input was a single sample), else an array of this shape."""
     if isinstance(result, np.floating) and result.dtype is input.dtype:
         return result
+    if on_device(result):
+        return result.reshape(() if result.ndim == 0 else shape)
     if np.ndim(result) == 0 or not shape:
         return input.dtype.type(np.asarray(result).reshape(()))
     return np.ascontiguousarray(result).reshape(shape)
@@ -41,7 +43,7 @@ def _grad(op: str, grad_output: Any, input: np.ndarray, shape: tuple[int, ...], 
             raise error(f"{op}: grad_output must be a number for reduction {reduction!r}, got {got}")
         return number(grad_output, op, "grad_output")
     if scalar:
-        return np.full(count, number(grad_output, op, "grad_output"), input.dtype)
+        return np.full_like(input, number(grad_output, op, "grad_output"), order="C", shape=count)
     return shaped(grad_output, input, shape, op, "grad_output", "it must be like the loss").reshape(count)
 
 
@@ -70,6 +72,8 @@ def _class_target(op: str, target: np.ndarray, shape: tuple[int, ...], num_class
         )
     if target.dtype is _INT64 and target.ndim == 1 and target.flags.aligned:
         return target
+    if on_device(target):
+        return target.astype(_INT64, copy=False).reshape(-1)
     if target.dtype.kind == "u" and target.size and int(target.max()) >= 2**63:
         raise ValueError(f"{op}: target holds {target.max()} but input has {num_classes} classes, 0 to {num_classes - 1}")
     return np.ascontiguousarray(target, np.int64).reshape(-1)
@@ -91,7 +95,7 @@ def _classes(op: str, input: Any, target: Any, weight: Any, ignore_index: Any, p
     if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
         target = np.asarray(target)
     if not isinstance(target, np.ndarray):
-        raise TypeError(f"{op}: target must be a numpy.ndarray, got {type(target).__name__}")
+        target = of_dtype(target, op, "target", target.dtype if hasattr(target, "dtype") else _INT64, "a numpy.ndarray")
     if target.dtype.kind in "iu":
         target = _class_target(op, target, shape, C)
     elif probabilities and target.dtype.kind == "f":
@@ -226,7 +230,7 @@ def mse_loss_backward(grad_output: float | np.ndarray, input: np.ndarray, target
 
 def _probabilities(op: str, input: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     input, target = _elements(op, input, target)
-    if input.size and (input.min() < 0 or input.max() > 1):
+    if not on_device(input) and input.size and (input.min() < 0 or input.max() > 1):  # a device looks itself, and the next copy to the host raises
         wrong = input.min() if input.min() < 0 else input.max()
         raise ValueError(f"{op}: input must hold probabilities between 0 and 1, got {wrong}; for logits use binary_cross_entropy_with_logits")
     return input, target

@@ -44,11 +44,18 @@ def _eps(op: str, eps: Any) -> float:
     return eps if type(eps) is float and 0 <= eps else number(eps, op, "eps", 0)
 
 
-def _update(running: Any, batch: np.ndarray, momentum: float, op: str, name: str) -> None:
-    """running = (1 - momentum)*running + momentum*batch, in place, whatever its memory layout."""
-    if not running.flags.writeable:
+def follow(running: Any, batch: np.ndarray, momentum: float, factor: float = 1.0) -> None:
+    """running = (1 - momentum)*running + momentum*(factor*batch), in place, whatever its memory layout; on the device in one launch."""
+    if isinstance(running, np.ndarray):
+        running[...] = (1 - momentum) * running + momentum * (batch if factor == 1 else batch * factor)
+    else:
+        current().adopt(running).blend(1 - momentum, batch, momentum * factor)
+
+
+def _update(running: Any, batch: np.ndarray, momentum: float, factor: float, op: str, name: str) -> None:
+    if isinstance(running, np.ndarray) and not running.flags.writeable:
         raise ValueError(f"{op}: {name} is read-only but training updates it in place")
-    running[...] = (1 - momentum) * running + momentum * batch
+    follow(running, batch, momentum, factor)
 
 
 def batch_norm(
@@ -81,9 +88,9 @@ def batch_norm(
         output, mean, var = current().batch_norm(images, weight, bias, None, None, eps)
         if count:
             if running_mean is not None:
-                _update(running_mean, mean, momentum, op, "running_mean")
+                _update(running_mean, mean, momentum, 1.0, op, "running_mean")
             if running_var is not None:
-                _update(running_var, var * (count / (count - 1)), momentum, op, "running_var")
+                _update(running_var, var, momentum, count / (count - 1), op, "running_var")
     else:
         for name, value in zip(("running_mean", "running_var"), running, strict=True):
             if value is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastcnn import functional as F
+from fastcnn.functional.activation import draw_mask
 from fastcnn.nn.module import Module
 from fastcnn.options import flag, number
 from fastcnn.random import default_rng
@@ -53,7 +54,7 @@ class VanillaDropout(_Dropout):
         elif self.p == 0:
             factor = input.dtype.type(1)
         else:
-            factor = np.asarray(default_rng(self.rng).random(input.shape, np.float32) >= self.p)
+            factor = draw_mask(input.shape, self.p, self.rng)
         self.save_for_backward(input.shape, factor)
         return input * factor
 

@@ -3,6 +3,7 @@
 reduction   "mean" (with class weights: divided by the sum of the samples' weights, as torch), "sum", or "none": an array of losses,
             for which backward(grad_output) takes an array (or one number for all)
 
+On a device the reduced loss stays there, as an array without axes: float(value) waits for it.
 A loss saves input and target in training mode, which is not changed by model.eval().
 """
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastcnn import functional as F
+from fastcnn.backend import on_device
 from fastcnn.nn.module import Module
 from fastcnn.options import choice, integer, number
 
@@ -20,7 +22,7 @@ Value = float | np.ndarray
 
 def _array_or_none(value: ArrayLike | None, op: str, name: str) -> np.ndarray | None:
     """An array as it is, its dtype being the input's to be; a list as float32, the layers' default."""
-    if value is None or isinstance(value, np.ndarray):
+    if value is None or isinstance(value, np.ndarray) or on_device(value):
         return value
     try:
         return np.asarray(value, np.float32)
@@ -44,7 +46,7 @@ class _Loss(Module):
     def forward(self, input: np.ndarray, target: np.ndarray) -> Value:
         value = self._function(input, target, **self._options())
         self.save_for_backward(input, target)
-        return value if self.reduction == "none" else float(value)
+        return value if self.reduction == "none" or on_device(value) else float(value)
 
     def backward(self, grad_output: Value = 1.0) -> np.ndarray:
         """The gradient of the loss (times grad_output) in the input of the last forward."""

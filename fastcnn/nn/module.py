@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastcnn import backend
 from fastcnn.nn import changes
 from fastcnn.nn.parameter import FLOATS, Parameter
 from fastcnn.options import flag, integer
@@ -34,13 +35,19 @@ def as_float_dtype(dtype: DTypeLike) -> np.dtype:
 
 def to_array(value: Any, key: str) -> np.ndarray:
     """A state_dict entry as an array. PyTorch tensors are recognised by their methods, so PyTorch is never imported."""
+    if isinstance(value, np.ndarray):
+        return value
     for method in ("detach", "cpu", "numpy"):
         if hasattr(value, method):
             try:
                 value = getattr(value, method)()
             except TypeError as error:  # bfloat16 and friends, which NumPy has no type for
                 raise TypeError(f"load_state_dict: {key!r} cannot be read as an array: {error}") from None
-    return np.asarray(value)
+    return np.asarray(backend.to_host(value))
+
+
+# Where Module.to moves arrays, and how.
+_PLACES: dict[str, Callable] = {"cpu": backend.to_host, "cuda": backend.to_device}
 
 
 class Module:
@@ -200,19 +207,31 @@ class Module:
             parameter.requires_grad = requires_grad
         return self
 
-    def to(self: Self, dtype: DTypeLike) -> Self:
-        """Convert parameters, their gradients and floating-point buffers to float32 or float64, in place. Do it before building an optimizer."""
-        dtype = as_float_dtype(dtype)
+    def to(self: Self, target: DTypeLike) -> Self:
+        """Convert parameters, their gradients and floating-point buffers to float32 or float64, or move them to "cuda" or "cpu", in place.
+
+        Do it before the optimizer's first step. Integer buffers (how many batches were tracked) are counted on the host and stay there.
+        """
+        if isinstance(target, str) and target in _PLACES:
+            move = _PLACES[target]
+        else:
+            dtype = as_float_dtype(target)
+
+            def move(array: np.ndarray) -> np.ndarray:
+                return array.astype(dtype, copy=False)
+
         for parameter in self.parameters():
-            parameter.data = parameter.data.astype(dtype, copy=False)
+            moved = move(parameter.data)
+            if moved is not parameter.data:
+                parameter.data = moved
             if parameter.grad is not None:
-                parameter.grad = parameter.grad.astype(dtype, copy=False)
+                parameter.grad = move(parameter.grad)
         for module in self.modules():
             module._saved = None
             for name in module._buffer_names:
                 value = getattr(module, name)
                 if value is not None and value.dtype.kind == "f":
-                    setattr(module, name, value.astype(dtype, copy=False))
+                    setattr(module, name, move(value))
         return self
 
     astype = to
@@ -266,8 +285,10 @@ class Module:
                 yield from value._state(f"{prefix}{name}.")
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers by name."""
-        return {key: array.copy() for key, array in self._state()}
+        """Copies of all parameters and buffers by name, on the host wherever they are."""
+        state = dict(self._state())
+        hosts = backend.all_to_host(state.values())
+        return {key: array.copy() if array is host else host for (key, array), host in zip(state.items(), hosts, strict=True)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy arrays (or PyTorch tensors) into the parameters and buffers of the same names; nothing is copied if anything does not fit.

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastcnn import functional as F
+from fastcnn.backend import on_device
+from fastcnn.functional.norm import follow
 from fastcnn.nn.module import Module, as_float_dtype
 from fastcnn.nn.parameter import Parameter
 from fastcnn.options import flag, integer, number
@@ -80,7 +82,7 @@ class _BatchNorm(_Norm):
             self.num_batches_tracked.fill(0)
 
     def _check_input(self, input: np.ndarray) -> None:
-        if not isinstance(input, np.ndarray):
+        if not isinstance(input, np.ndarray) and not on_device(input):
             raise TypeError(f"batch_norm: input must be a numpy.ndarray, got {type(input).__name__}")
         if input.ndim not in self.ndims:
             raise ShapeError(f"batch_norm: input must be {self.layout}, got {input.ndim} axes ({by(input.shape) or 'a scalar'})")
@@ -115,8 +117,8 @@ class _BatchNorm(_Norm):
         if not self.track_running_stats:
             return
         momentum = 1 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
-        self.running_mean[...] = (1 - momentum) * self.running_mean + momentum * mean
-        self.running_var[...] = (1 - momentum) * self.running_var + momentum * (var * (count / (count - 1)))
+        follow(self.running_mean, mean, momentum)
+        follow(self.running_var, var, momentum, count / (count - 1))
         self.num_batches_tracked += 1
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:

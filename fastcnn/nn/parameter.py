@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastcnn import backend
 from fastcnn.nn import changes
 from fastcnn.shapes import ShapeError, by
 
@@ -12,7 +13,7 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Parameter:
-    """A float32 or float64 array that an optimizer updates in place.
+    """A float32 or float64 array, of NumPy or on a device, that an optimizer updates in place.
 
     data           the array itself, shared with the caller, not copied; always updated in place, so views of it stay valid
     grad           the gradient accumulated by backward, of data's shape and dtype, or None: none since the last zero_grad
@@ -22,7 +23,7 @@ class Parameter:
     __slots__ = ("data", "grad", "requires_grad", "__weakref__")
 
     def __init__(self, data: ArrayLike, requires_grad: bool = True) -> None:
-        data = np.asarray(data)
+        data = backend.to_device(data) if backend.on_device(data) else np.asarray(data)
         if data.dtype not in FLOATS:
             raise TypeError(f"Parameter: data must be float32 or float64, got {data.dtype}")
         if not data.flags.writeable:
@@ -68,7 +69,7 @@ class Parameter:
         if self.grad is not None:
             self.grad += grad
         else:
-            _set_grad(self, grad if grad.flags.writeable else np.array(grad))
+            _set_grad(self, grad if grad.flags.writeable else grad.copy())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradient, or with set_to_none=False fill it with zeros."""
@@ -82,7 +83,7 @@ class Parameter:
             if copy is False:
                 raise ValueError(f"Parameter: {self.dtype} data cannot become {dtype} without a copy")
             return self.data.astype(dtype or self.dtype)
-        return self.data
+        return self.data if isinstance(self.data, np.ndarray) else self.data.__array__()  # the latter says how to copy from the device
 
     def __reduce__(self) -> tuple:
         """Pickle and deepcopy carry data and requires_grad; a gradient belongs to one training step (torch's Parameter: the same)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastcnn.backend import all_to_host, on_device
 from fastcnn.nn.parameter import Parameter
 from fastcnn.options import flag, number
 from fastcnn.shapes import ShapeError, by
@@ -133,7 +134,7 @@ class Optimizer:
             )
         if grad.dtype != data.dtype:
             raise TypeError(f"{type(self).__name__}: parameter {index} is {data.dtype} but its gradient is {grad.dtype}")
-        return np.asarray(grad)
+        return grad if on_device(grad) else np.asarray(grad)
 
     def state_dict(self) -> dict[str, Any]:
         """Options as numbers (betas as an array), "step" and the states, copied, each in its parameter's shape."""
@@ -142,7 +143,8 @@ class Optimizer:
         result = {name: np.array(value) if isinstance(value, tuple) else value for name, value in result.items()}
         result["step"] = np.array(self._steps, np.int64)
         for name, arrays in self._states.items():
-            result |= {f"{name}.{index}": array.copy() for index, array in enumerate(arrays)}
+            hosts = all_to_host(arrays)  # wherever they are
+            result |= {f"{name}.{i}": array.copy() if array is host else host for i, (array, host) in enumerate(zip(arrays, hosts, strict=True))}
         return result
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from fastcnn import nn, optim
+from fastcnn import backend, nn, optim
 from fastcnn.datasets import Dataset
 from fastcnn.recipes.base import RecipeData, Setup
 from fastcnn.recipes.digits import DigitsRecipe
 from fastcnn.train import Trainer
 from fastcnn.train.data import ahead, evaluation_batches
-from fastcnn.train.runner import Runner
+from fastcnn.train.runner import Runner, placed
 
 SIZE = 17
 ORIENTATIONS = 6
@@ -62,6 +62,8 @@ class OneHotBCELoss(nn.BCELoss):
     """Binary cross-entropy of every output on its own; the target, class numbers, becomes 1 for the class and 0 for the others."""
 
     def forward(self, input: np.ndarray, target: np.ndarray) -> Any:
+        if backend.on_device(target):
+            return super().forward(input, backend.current().one_hot(target, input.shape[1], input.dtype))
         return super().forward(input, np.eye(input.shape[1], dtype=input.dtype)[target])
 
 
@@ -69,6 +71,7 @@ class FeatureTrainer(Trainer):
     """Trains what follows the bank, and computes the features of images that it is given; features are taken as they are."""
 
     def __init__(self, model: Any, *arguments: Any, **options: Any):
+        model = placed(model)
         super().__init__(model[FIXED:], *arguments, **options)
         self._bank = Runner(model[:FIXED])
 
@@ -80,7 +83,7 @@ class FeatureTrainer(Trainer):
             return self._bank.infer(x, set())
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
-        return super().step(self.features(x), y)
+        return super().step(self.features(backend.place(x)), y)
 
     def diagnose(self, x: np.ndarray, y: np.ndarray) -> Any:
         return super().diagnose(self.features(x), y)
@@ -135,7 +138,7 @@ class FilterBank(DigitsRecipe):
     def precomputed(self, trainer: FeatureTrainer, data: RecipeData, transform: Any) -> tuple[RecipeData, None]:
         def features(images: Dataset) -> Dataset:
             with ahead(evaluation_batches(images, trainer.model, trainer.inference_batch, transform), prefetch=True) as coming:
-                return Dataset(np.concatenate([trainer.features(x) for x, _ in coming]), images.labels, images.classes, images.name)
+                return Dataset(np.concatenate([backend.to_host(trainer.features(x)) for x, _ in coming]), images.labels, images.classes, images.name)
 
         train, test = features(data.train), features(data.test)
         return RecipeData(train, test, test), None

@@ -50,7 +50,7 @@ class RestartingTrainer(Trainer):
         return value
 
     def _judge(self) -> None:
-        guessing, loss = math.log(self.logits.shape[1]), self.window_loss
+        guessing, loss = math.log(self.logits.shape[1]), float(self.window_loss)
         self.attempt_steps, self.window_loss = 0, 0.0
         if loss < (1 - PROGRESS) * guessing:
             return

@@ -22,7 +22,7 @@ from fastcnn.train import History, RunFolder, StepTimes, Trainer, compare_step_t
 from fastcnn.train.data import ahead, evaluation_batches
 from fastcnn.train.folder import check_types, versions
 from fastcnn.train.loop import Callback
-from fastcnn.train.runner import Runner
+from fastcnn.train.runner import Runner, placed
 
 logger = logging.getLogger("fastcnn")
 
@@ -49,7 +49,7 @@ class LoadedRun(NamedTuple):
         self.model.eval()
         step, refreshed = self.recipe.inference_batch, set()
         outputs = [self.runner.infer(self.transform(images[start : start + step]), refreshed) for start in range(0, len(images), step)]
-        return self.recipe.probabilities(np.concatenate(outputs))
+        return backend.to_host(self.recipe.probabilities(backend.place(np.concatenate(outputs))))
 
 
 class Result(NamedTuple):
@@ -197,7 +197,7 @@ def load(path: str | os.PathLike[str]) -> LoadedRun:
     if not weights.exists() and (folder / "checkpoint.safetensors").exists():
         raise CheckpointError(path, f"the run is not finished: go on with it by `fastcnn train {recipe.name} --resume {os.fspath(path)}`")
     checkpoint.load_weights(weights, recipe.trained(model))
-    model.eval()
+    placed(model).eval()
     return LoadedRun(recipe, model, _transform(path, recipe, config), tuple(config["classes"]), config, Runner(model))
 
 
@@ -250,7 +250,9 @@ def _run(run: _Run, progress: bool, compare: bool, callbacks: Sequence[Callback]
     result = result._replace(training_accuracy=known.accuracy, training_images=len(parts.train))
     result = result._replace(history=history, seconds=seconds, total_seconds=total)
     run.folder.write_json("metrics.json", result.to_dict())
-    _pictures(run, result, shown)
+    with backend.on_host():
+        run.model.to("cpu")
+        _pictures(run, result, shown)
     if compare:  # last: it is a measurement of this machine, not of the network, and may be cut short
         result = result._replace(step_times=_compare(run))
         run.folder.write_json("metrics.json", result.to_dict())
@@ -260,8 +262,10 @@ def _run(run: _Run, progress: bool, compare: bool, callbacks: Sequence[Callback]
 def _measure(recipe: Recipe, data: str, trainer: Trainer, images: Dataset, transform: Any, folder: Path) -> Result:
     with ahead(evaluation_batches(images, trainer.model, recipe.inference_batch, transform), prefetch=True) as coming:
         logits = np.concatenate([trainer.predict(x) for x, _ in coming])
+    loss = float(trainer.loss(logits, backend.place(images.labels)))
+    logits = backend.to_host(logits)
     confusion = metrics.confusion_matrix(logits, images.labels, images.num_classes)
-    return Result(recipe, data, float(trainer.loss(logits, images.labels)), metrics.accuracy(logits, images.labels), confusion, images.classes, folder)
+    return Result(recipe, data, loss, metrics.accuracy(logits, images.labels), confusion, images.classes, folder)
 
 
 def _compare(run: _Run) -> StepTimes | None:

@@ -144,7 +144,7 @@ def _measure(sides: dict[str, Callable[[], None]], seconds: float) -> dict[str, 
 
 def _recommendation(found: Explanation, model: torch.nn.Module) -> str:
     ratios = {name: found.speedup(name) for name in ("from_torch", "swap_") if any(key.startswith(name) for key in found.times)}
-    if backend.available()["cpu"] is not None:
+    if backend.obstacle("cpu") is not None:
         return "fastcnn's compiled kernels are not built here: stay with PyTorch"
     if not ratios or max(ratios.values()) < WORTH:
         return "fastcnn does not pay here: stay with PyTorch"

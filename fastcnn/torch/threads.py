@@ -35,7 +35,7 @@ def share_threads(on: bool = True) -> bool:
     """
     global _followed
     flag(on, "share_threads", "on")
-    if backend.available()["cpu"] is not None:
+    if backend.obstacle("cpu") is not None:
         _followed = _NEVER
         return False
     from fastcnn.backends.cpu import _runtime

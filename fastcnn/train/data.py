@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastcnn import backend
 from fastcnn.datasets import Batches, Dataset, Prefetch
 from fastcnn.datasets.augment import without_random
 from fastcnn.datasets.prefetch import CHEAP, DEPTH
@@ -82,8 +83,18 @@ def ahead(batches: Iterable[Batch], prefetch: int, first: int = 0) -> Prefetch:
     own = isinstance(batches, (Batches, PairBatches))
     if not own or len(batches) - first < 2:  # a single one cannot be made beside another's step
         prefetch = 0
+    coming = islice(batches, first, None)
+    if backend.current().name == "cuda":
+        coming = staged(coming)
     depth, cheap = (DEPTH, CHEAP) if prefetch is True else (int(prefetch), 0.0)
-    return Prefetch(islice(batches, first, None), depth, cheap)
+    return Prefetch(coming, depth, cheap)
+
+
+def staged(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches copied to the device through pinned memory, by whatever thread makes them, which does not wait for the copies."""
+    stage = backend.current().stage
+    for x, y in batches:
+        yield stage(x), stage(y)
 
 
 def _batches(data: Any, model: Any, batch_size: int, shuffle: bool, seed: int, transform: Any, argument: str) -> Any:

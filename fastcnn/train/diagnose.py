@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastcnn.backend import to_host
 from fastcnn.watch import watching
 
 
@@ -92,7 +93,7 @@ def _parameter(model: Any) -> NotFinite | None:
 
 def _bad(array: Any) -> tuple[int, int] | None:
     """(values that are not finite, all values), or None where every one is."""
-    array = np.asarray(array)
+    array = np.asarray(to_host(array))
     if array.dtype.kind != "f":
         return None
     count = array.size - int(np.count_nonzero(np.isfinite(array)))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fastcnn.backend import all_to_host, on_device
 from fastcnn.nn.module import Module
 from fastcnn.options import integer
 from fastcnn.options import seed as checked_seed
@@ -19,6 +20,9 @@ from fastcnn.train.history import History
 from fastcnn.train.interrupt import TrainingInterrupted, deferred_interrupt
 from fastcnn.train.progress import EpochProgress
 from fastcnn.train.trainer import Metric, Trainer, per_image
+
+# Batches whose losses and logits stay on a device until they are fetched together: the host waits for it once in so many steps.
+LOG_EVERY = 32
 
 Callback = Callable[[Trainer, dict[str, Any]], None]
 
@@ -139,9 +143,44 @@ def _trainer(model: Any, loss: Any, optimizer: Any, schedule: Any, metrics: Any)
     )
 
 
-def _diverged(trainer: Trainer, value: float, x: Any, y: Any) -> TrainingDiverged:
+class Tally:
+    """The sums of an epoch in trainer.running. What is on a device is fetched LOG_EVERY batches at a time, with one wait for all of it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._waiting: list[tuple] = []
+
+    def add(self, value: Any, x: Any, y: Any) -> None:
+        """One more step, of batch number trainer.batch: its loss and its batch; the logits are the trainer's."""
+        if not on_device(value):
+            self._take(value, self.trainer.logits, x, y, self.trainer.batch)
+            return
+        self._waiting.append((value, self.trainer.logits, x, y, self.trainer.batch))
+        self.trainer.running["images"] += len(y)
+        if len(self._waiting) == LOG_EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add what is waiting."""
+        steps, self._waiting = self._waiting, []
+        fetched = all_to_host([step[k] for step in steps for k in (0, 1, 3)])
+        for (_, _, x, _, number), value, output, y in zip(steps, fetched[::3], fetched[1::3], fetched[2::3], strict=True):
+            self.trainer.running["images"] -= len(y)  # counted already
+            self._take(float(value), output, x, y, number)
+
+    def _take(self, value: float, logits: Any, x: Any, y: Any, number: int) -> None:
+        trainer, running = self.trainer, self.trainer.running
+        if not math.isfinite(value):
+            raise _diverged(trainer, value, x, y, number)
+        running["images"] += len(y)
+        running["loss"] += per_image(trainer.loss, value, len(y)) * len(y)
+        for name, metric in trainer.metrics.items():
+            running[name] += metric(logits, y) * len(y)
+
+
+def _diverged(trainer: Trainer, value: float, x: Any, y: Any, number: int) -> TrainingDiverged:
     cause = trainer.diagnose(x, y)
-    text = f"the loss became {value} in epoch {trainer.epoch + 1}, batch {trainer.batch + 1} (learning rate {trainer.optimizer.lr:g})"
+    text = f"the loss became {value} in epoch {trainer.epoch + 1}, batch {number + 1} (learning rate {trainer.optimizer.lr:g})"
     if cause is not None:
         text += f": {cause}"
     error = TrainingDiverged(text if cause is not None and cause.what == "input" else f"{text}; a smaller learning rate usually helps")
@@ -157,22 +196,17 @@ def _epoch(
         trainer.running = dict.fromkeys(["images", "seconds", "wait", "loss", *trainer.metrics], 0.0)
     running = trainer.running
     batches.set_epoch(trainer.epoch)
-    halted, start = False, time.perf_counter()
+    halted, tally, start = False, Tally(trainer), time.perf_counter()
     with ahead(batches, prefetch, first=trainer.batch) as coming:
         for x, y in coming:
             running["lr"] = max(running.get("lr", 0.0), trainer.optimizer.lr)
-            value = trainer.step(x, y)
-            if not math.isfinite(value):
-                raise _diverged(trainer, value, x, y)
-            running["images"] += len(y)
-            running["loss"] += per_image(trainer.loss, value, len(y)) * len(y)
-            for name, metric in trainer.metrics.items():
-                running[name] += metric(trainer.logits, y) * len(y)
+            tally.add(trainer.step(x, y), x, y)
             trainer.batch += 1
             shown.advance()
             halted = interrupted() and trainer.batch < len(batches)  # after the last batch the epoch is closed first
             if halted:
                 break
+        tally.settle()
     running["seconds"] += time.perf_counter() - start
     running["wait"] = running.get("wait", 0.0) + coming.wait  # checkpoints of older versions lack it
     if halted:

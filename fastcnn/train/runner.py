@@ -23,6 +23,11 @@ class Switch:
     modules: list[Any]
 
 
+def placed(model: Any) -> Any:
+    """The model, its parameters and buffers moved to the device if the current backend computes there."""
+    return model.to("cuda") if backend.current().name == "cuda" else model
+
+
 class Runner:
     """Keeps the plans of a model, and runs it by them in inference. On other backends than "cpu", and where there is nothing to plan, its layers are
     called one by one. Any number of threads may ask for predictions at once."""
@@ -108,7 +113,7 @@ class Runner:
         changes.move(-1 if switched.after is None else switched.after, switched.before)
 
     def infer(self, x: np.ndarray, refreshed: set[int]) -> np.ndarray:
-        """The output of the model, which is in evaluation mode; `refreshed` are the plans that have taken over the present weights."""
+        """The output of the model, which is in evaluation mode, where x is; `refreshed` are the plans that have taken over the present weights."""
         with self._inference:  # plans share their memory; several threads may ask for predictions
             plan = self.plan(x, training=False)
             if plan is not None:
@@ -116,4 +121,6 @@ class Runner:
                     plan.refresh()
                     refreshed.add(id(plan))
                 return plan.forward(x)
-        return self.model(x)
+        there = backend.place(x)
+        output = self.model(there)
+        return output if there is x else backend.to_host(output)

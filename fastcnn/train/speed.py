@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastcnn import backend
-from fastcnn.train.runner import Runner
+from fastcnn.train.runner import Runner, placed
 
 # Before the first pass that counts: plans are made, weights are put in order, memory is touched for the first time.
 _WARM_UP = 3
@@ -50,7 +50,7 @@ def inference_speed(model: Any, x: np.ndarray, seconds: float = 2.0, min_passes:
     if len(x) == 0:
         raise ValueError("inference_speed: x holds no images")
     model.eval()
-    runner, refreshed, times = Runner(model), set(), []
+    runner, refreshed, times = Runner(placed(model)), set(), []
     for _ in range(_WARM_UP):
         runner.infer(x, refreshed)
     end = time.perf_counter() + seconds

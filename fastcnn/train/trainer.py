@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 
 from fastcnn import checkpoint, metrics
+from fastcnn.backend import all_to_host, on_device, place, to_host
 from fastcnn.checkpoint import CheckpointError
 from fastcnn.nn.module import Module
 from fastcnn.optim import Optimizer
-from fastcnn.options import choice, integer
+from fastcnn.options import choice, flag, integer
 from fastcnn.random import default_rng
 from fastcnn.schedule import LRScheduler
+from fastcnn.train.capture import Capture
 from fastcnn.train.data import ahead, as_pair, evaluation_batches
 from fastcnn.train.diagnose import NotFinite, first_not_finite
 from fastcnn.train.history import History
-from fastcnn.train.runner import Runner
+from fastcnn.train.runner import Runner, placed
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -31,13 +33,15 @@ class Trainer:
     """One training step at a time over a model, a loss module and an optimizer.
 
     model           a fastcnn.nn module; its first layer with parameters stops computing an input gradient (nothing before it needs one),
-                    so afterwards model.backward() returns None
+                    so afterwards model.backward() returns None. On backend "cuda" it is moved to the device
     loss            a loss module: loss(logits, target) -> float, loss.backward() -> grad_logits
     optimizer       one of fastcnn.optim over model.parameters()
     schedule        one of fastcnn.schedule over the optimizer
     schedule_every  "epoch": fit() steps it after each epoch; "batch": step() does, as OneCycleLR wants it
     metrics         name -> function (logits, target) -> float; {"accuracy": metrics.accuracy} by default, {} for none
     inference_batch images at once in evaluate() and predict(): fewer where one image's activations are large
+    capture         on backend "cuda": record forward, loss and backward once per batch shape and repeat them with one launch (a CUDA graph), which
+                    pays where the kernels are small. Not for networks that draw anew in every step (dropout)
 
     Public state: `epoch` (whole epochs done), `batch` (batches done in the epoch under way), `iteration` (steps done), `history`
     and `logits` (of the latest step, from before its update).
@@ -55,10 +59,11 @@ class Trainer:
         schedule_every: str = "epoch",
         metrics: Mapping[str, Metric] | None = None,
         inference_batch: int = INFERENCE_BATCH,
+        capture: bool = False,
     ):
         _check_parts(model, loss, optimizer, schedule, metrics)
         self.schedule_every = choice(schedule_every, "Trainer", "schedule_every", ("epoch", "batch"))
-        self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
+        self.model, self.loss, self.optimizer, self.schedule = placed(model), loss, optimizer, schedule
         self.metrics = dict(DEFAULT_METRICS if metrics is None else metrics)
         self.inference_batch = integer(inference_batch, "Trainer", "inference_batch", 1)
         self.epoch = self.batch = self.iteration = 0
@@ -67,25 +72,39 @@ class Trainer:
         self.history = History()
         self.logits: np.ndarray | None = None
         self._runner = Runner(model)
+        self.set_capture(capture)
         first = first_parametrised(model)
         if first is not None:
             first.requires_input_grad = False
+
+    def set_capture(self, on: bool) -> None:
+        """Turn the option `capture` on or off; what was recorded is forgotten."""
+        self._capture = Capture(self.model, self.loss) if flag(on, "Trainer", "capture") else None
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it.
 
         A loss that is not finite ends the step before backward: its gradients would spoil every parameter, and diagnose() needs them.
+
+        On a device nothing waits: host batches are copied there, and the loss is an array there, whose value float() waits for. So it is not looked at.
         """
         model, loss = self.model, self.loss
         if not model.training:
             model.train()
         self.optimizer.zero_grad()
         plan = self._runner.plan(x, training=True)
-        self.logits = model(x) if plan is None else plan.forward(x)
-        value = float(loss(self.logits, y))
-        if not math.isfinite(value):
-            return value
-        (model if plan is None else plan).backward(loss.backward())
+        if plan is None:
+            x, y = place(x, y)
+        if self._capture is not None:
+            self.logits, value = self._capture.run(x, y)
+        else:
+            self.logits = model(x) if plan is None else plan.forward(x)
+            value = loss(self.logits, y)
+            if not on_device(value):
+                value = float(value)
+                if not math.isfinite(value):
+                    return value
+            (model if plan is None else plan).backward(loss.backward())
         self.optimizer.step()
         if self.schedule is not None and self.schedule_every == "batch":
             self.schedule.step()
@@ -94,7 +113,7 @@ class Trainer:
 
     def diagnose(self, x: np.ndarray, y: np.ndarray) -> NotFinite | None:
         """Where a batch whose loss is not finite makes the first number that is not; None if it does not do so again (dropout draws anew)."""
-        return first_not_finite(self.model.train(), x, self.loss, y)
+        return first_not_finite(self.model.train(), place(x), self.loss, place(y))
 
     def evaluate(self, data: Any, batch_size: int | None = None, prefetch: int = True) -> dict[str, float]:
         """{"loss": ..., <metric>: ...} on a Dataset, an (x, y) pair or an iterable of (x, y) batches, in evaluation mode.
@@ -107,18 +126,19 @@ class Trainer:
         with self._runner.evaluating(), ahead(batches, prefetch) as coming:
             for number, batch in enumerate(coming):
                 x, y = as_pair(batch, "evaluate", number)
-                logits.append(self._runner.infer(x, refreshed))
-                targets.append(np.asarray(y))
+                logits.append(self._runner.infer(place(x), refreshed))
+                targets.append(y if on_device(y) else np.asarray(y))
             if not targets or not sum(map(len, targets)):
                 raise ValueError("evaluate: the data holds no images")
-            output, target = np.concatenate(logits), np.concatenate(targets)
+            output, target = np.concatenate(logits), place(np.concatenate(targets))
             result = {"loss": per_image(self.loss, float(self.loss(output, target)), len(target))}
+            output, target = all_to_host([output, target])
         return result | {name: float(metric(output, target)) for name, metric in self.metrics.items()}
 
     def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-        """The model's outputs (logits) for a batch of any length, in evaluation mode."""
+        """The model's outputs (logits) for a batch of any length, in evaluation mode, on the device where x is there."""
         batch_size = self._batch_size("predict", batch_size)
-        if not isinstance(x, np.ndarray):
+        if not isinstance(x, np.ndarray) and not on_device(x):
             raise TypeError(f"predict: x must be a numpy.ndarray, got {type(x).__name__}")
         if x.ndim == 0 or len(x) == 0:
             raise ValueError("predict: x holds no images")
@@ -137,7 +157,7 @@ class Trainer:
         state: dict[str, Any] = {
             "kind": "trainer",
             "classes": self._classes(),
-            "position": {name: getattr(self, name) for name in self._position},
+            "position": {name: to_host(getattr(self, name)) for name in self._position},
             "running": self.running,
             "order": self.order,
             "history": self.history.rows,

@@ -1,0 +1,334 @@
+"""Pooling, a thread per element of the result. Backward is a gather too: a pixel of the input asks the windows that cover it, in reading order, so nothing is
+added by two threads at once and equal inputs give equal bits.
+
+Which windows cover pixel h: those with oh*SH - PH + kh*DH = h for a tap kh, so oh = (h + PH - kh*DH)/SH where that is whole; the last tap has the first window.
+An adaptive window oh holds rows floor(oh*H/OH) to ceil((oh + 1)*H/OH), so row h lies in windows floor(h*OH/H) to ceil((h + 1)*OH/H).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._device import DeviceArray, blocks, empty, launch
+from ._memory import SIMULATED, cuda
+
+TILE = 8 if SIMULATED else 256  # elements of the result per block, one per thread
+LARGE_PLANE = 1024  # pixels from which on the mean of a whole plane is taken by a block of threads instead of one
+ADAPTIVE = ((0, 0),) * 4  # in the place of a window's options: the windows cover the input evenly
+
+Pair = tuple[int, int]
+
+
+@cuda.jit
+def max_pool2d_kernel(input, output, indices, kernel_size, stride, padding, dilation):
+    """The first maximum of each window and its position h*W + w; the last NaN, if there is one."""
+    N, C, OH, OW = output.shape
+    H, W = input.shape[2], input.shape[3]
+    i = cuda.grid(1)
+    if i >= output.size:
+        return
+    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
+    best, index = input[n, c, 0, 0], -1
+    for kh in range(kernel_size[0]):
+        h = oh * stride[0] - padding[0] + kh * dilation[0]
+        if 0 <= h < H:
+            for kw in range(kernel_size[1]):
+                w = ow * stride[1] - padding[1] + kw * dilation[1]
+                if 0 <= w < W:
+                    value = input[n, c, h, w]
+                    if index < 0 or value > best or value != value:
+                        best, index = value, h * W + w
+    output[n, c, oh, ow] = best
+    indices[n, c, oh, ow] = index
+
+
+@cuda.jit
+def adaptive_max_pool2d_kernel(input, output, indices):
+    N, C, OH, OW = output.shape
+    H, W = input.shape[2], input.shape[3]
+    i = cuda.grid(1)
+    if i >= output.size:
+        return
+    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
+    best, index = input[n, c, 0, 0], -1
+    for h in range(oh * H // OH, ((oh + 1) * H + OH - 1) // OH):
+        for w in range(ow * W // OW, ((ow + 1) * W + OW - 1) // OW):
+            value = input[n, c, h, w]
+            if index < 0 or value > best or value != value:
+                best, index = value, h * W + w
+    output[n, c, oh, ow] = best
+    indices[n, c, oh, ow] = index
+
+
+@cuda.jit
+def max_pool2d_backward_kernel(grad_output, indices, grad_input, kernel_size, stride, padding, dilation):
+    """grad_input[pixel] = sum of the gradients of the windows whose maximum it was."""
+    N, C, H, W = grad_input.shape
+    OH, OW = grad_output.shape[2], grad_output.shape[3]
+    i = cuda.grid(1)
+    if i >= grad_input.size:
+        return
+    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    total = grad_input.dtype.type(0)
+    for kh in range(kernel_size[0] - 1, -1, -1):
+        top = h + padding[0] - kh * dilation[0]
+        oh = top // stride[0]
+        if top >= 0 and oh * stride[0] == top and oh < OH:
+            for kw in range(kernel_size[1] - 1, -1, -1):
+                left = w + padding[1] - kw * dilation[1]
+                ow = left // stride[1]
+                if left >= 0 and ow * stride[1] == left and ow < OW and indices[n, c, oh, ow] == h * W + w:
+                    total += grad_output[n, c, oh, ow]
+    grad_input[n, c, h, w] = total
+
+
+@cuda.jit
+def adaptive_max_pool2d_backward_kernel(grad_output, indices, grad_input):
+    N, C, H, W = grad_input.shape
+    OH, OW = grad_output.shape[2], grad_output.shape[3]
+    i = cuda.grid(1)
+    if i >= grad_input.size:
+        return
+    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    total = grad_input.dtype.type(0)
+    for oh in range(h * OH // H, ((h + 1) * OH + H - 1) // H):
+        for ow in range(w * OW // W, ((w + 1) * OW + W - 1) // W):
+            if indices[n, c, oh, ow] == h * W + w:
+                total += grad_output[n, c, oh, ow]
+    grad_input[n, c, h, w] = total
+
+
+@cuda.jit
+def unpool_kernel(grad_output, indices, grad_input):
+    """The same where the windows are not known: a pixel looks at every index of its plane."""
+    N, C, H, W = grad_input.shape
+    OH, OW = grad_output.shape[2], grad_output.shape[3]
+    i = cuda.grid(1)
+    if i >= grad_input.size:
+        return
+    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    total = grad_input.dtype.type(0)
+    for oh in range(OH):
+        for ow in range(OW):
+            if indices[n, c, oh, ow] == h * W + w:
+                total += grad_output[n, c, oh, ow]
+    grad_input[n, c, h, w] = total
+
+
+FIRST, ALL, SPLIT = 0, 1, 2
+
+
+@cuda.jit
+def max_pool2d_backward_ties_kernel(grad_output, input, grad_input, kernel_size, stride, padding, dilation, ties, accumulate):
+    """Each window that covers the pixel is looked through again: is the pixel a maximum, the first one, how many are there."""
+    N, C, H, W = grad_input.shape
+    OH, OW = grad_output.shape[2], grad_output.shape[3]
+    i = cuda.grid(1)
+    if i >= grad_input.size:
+        return
+    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    own, total = input[n, c, h, w], grad_input.dtype.type(0)
+    for kh in range(kernel_size[0] - 1, -1, -1):
+        top = h + padding[0] - kh * dilation[0]
+        oh = top // stride[0]
+        if top >= 0 and oh * stride[0] == top and oh < OH:
+            for kw in range(kernel_size[1] - 1, -1, -1):
+                left = w + padding[1] - kw * dilation[1]
+                ow = left // stride[1]
+                if left >= 0 and ow * stride[1] == left and ow < OW:
+                    best, index, count = own, -1, 0
+                    for a in range(kernel_size[0]):
+                        y = oh * stride[0] - padding[0] + a * dilation[0]
+                        if 0 <= y < H:
+                            for b in range(kernel_size[1]):
+                                x = ow * stride[1] - padding[1] + b * dilation[1]
+                                if 0 <= x < W:
+                                    value = input[n, c, y, x]
+                                    if index < 0 or value > best or value != value:
+                                        best, index, count = value, y * W + x, 1
+                                    elif value == best:
+                                        count += 1
+                    if index == h * W + w if ties == FIRST else own == best:
+                        g = grad_output[n, c, oh, ow]
+                        if ties == SPLIT:
+                            g /= type(g)(count)
+                        total = total + g if accumulate else g
+    grad_input[n, c, h, w] = total
+
+
+@cuda.jit(device=True)
+def pixels(o, size, kernel, stride, padding, include):
+    """How many pixels of window o count along one axis: those within the padded input, or within the input itself."""
+    start = o * stride - padding
+    end = min(start + kernel, size + padding)
+    return end - start if include else min(end, size) - max(start, 0)
+
+
+@cuda.jit
+def avg_pool2d_kernel(input, output, kernel_size, stride, padding, include, divisor_override):
+    """Window sums / divisors; divisor_override 0 stands for none."""
+    N, C, OH, OW = output.shape
+    H, W = input.shape[2], input.shape[3]
+    i = cuda.grid(1)
+    if i >= output.size:
+        return
+    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
+    total = output.dtype.type(0)
+    for h in range(max(oh * stride[0] - padding[0], 0), min(oh * stride[0] - padding[0] + kernel_size[0], H)):
+        for w in range(max(ow * stride[1] - padding[1], 0), min(ow * stride[1] - padding[1] + kernel_size[1], W)):
+            total += input[n, c, h, w]
+    divisor = divisor_override
+    if divisor == 0:
+        divisor = pixels(oh, H, kernel_size[0], stride[0], padding[0], include) * pixels(ow, W, kernel_size[1], stride[1], padding[1], include)
+    output[n, c, oh, ow] = total / type(total)(divisor)
+
+
+@cuda.jit
+def avg_pool2d_backward_kernel(grad_output, grad_input, kernel_size, stride, padding, include, divisor_override):
+    N, C, H, W = grad_input.shape
+    OH, OW = grad_output.shape[2], grad_output.shape[3]
+    i = cuda.grid(1)
+    if i >= grad_input.size:
+        return
+    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    total = grad_input.dtype.type(0)
+    # The first window that reaches row h is the first with oh*SH - PH + KH > h, the last one that with oh*SH - PH <= h.
+    for oh in range(max(h + padding[0] - kernel_size[0] + stride[0], 0) // stride[0], min((h + padding[0]) // stride[0] + 1, OH)):
+        for ow in range(max(w + padding[1] - kernel_size[1] + stride[1], 0) // stride[1], min((w + padding[1]) // stride[1] + 1, OW)):
+            divisor = divisor_override
+            if divisor == 0:
+                divisor = pixels(oh, H, kernel_size[0], stride[0], padding[0], include) * pixels(ow, W, kernel_size[1], stride[1], padding[1], include)
+            total += grad_output[n, c, oh, ow] / type(total)(divisor)
+    grad_input[n, c, h, w] = total
+
+
+@cuda.jit
+def adaptive_avg_pool2d_kernel(input, output):
+    N, C, OH, OW = output.shape
+    H, W = input.shape[2], input.shape[3]
+    i = cuda.grid(1)
+    if i >= output.size:
+        return
+    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
+    top, bottom, left, right = oh * H // OH, ((oh + 1) * H + OH - 1) // OH, ow * W // OW, ((ow + 1) * W + OW - 1) // OW
+    total = output.dtype.type(0)
+    for h in range(top, bottom):
+        for w in range(left, right):
+            total += input[n, c, h, w]
+    output[n, c, oh, ow] = total / type(total)((bottom - top) * (right - left))
+
+
+@cuda.jit
+def adaptive_avg_pool2d_backward_kernel(grad_output, grad_input):
+    N, C, H, W = grad_input.shape
+    OH, OW = grad_output.shape[2], grad_output.shape[3]
+    i = cuda.grid(1)
+    if i >= grad_input.size:
+        return
+    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    total = grad_input.dtype.type(0)
+    for oh in range(h * OH // H, ((h + 1) * OH + H - 1) // H):
+        rows = ((oh + 1) * H + OH - 1) // OH - oh * H // OH
+        for ow in range(w * OW // W, ((w + 1) * OW + W - 1) // W):
+            columns = ((ow + 1) * W + OW - 1) // OW - ow * W // OW
+            total += grad_output[n, c, oh, ow] / type(total)(rows * columns)
+    grad_input[n, c, h, w] = total
+
+
+# The ops.
+
+
+def max_pool2d(
+    input: DeviceArray, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, output_size: Pair
+) -> tuple[DeviceArray, DeviceArray]:
+    shape = (*input.shape[:2], *output_size)
+    output, indices = empty(shape, input.dtype), empty(shape, "int64")
+    indices.windows = kernel_size, stride, padding, dilation
+    launch(max_pool2d_kernel, blocks(output.size, TILE), TILE, input, output, indices, kernel_size, stride, padding, dilation)
+    return output, indices
+
+
+def max_pool2d_backward(grad_output: DeviceArray, indices: DeviceArray, input_shape: tuple[int, ...]) -> DeviceArray:
+    grad_input = empty(input_shape, grad_output.dtype)
+    grid, windows = blocks(grad_input.size, TILE), indices.windows
+    if windows is None:
+        launch(unpool_kernel, grid, TILE, grad_output, indices, grad_input)
+    elif windows == ADAPTIVE:
+        launch(adaptive_max_pool2d_backward_kernel, grid, TILE, grad_output, indices, grad_input)
+    else:
+        launch(max_pool2d_backward_kernel, grid, TILE, grad_output, indices, grad_input, *windows)
+    return grad_input
+
+
+def max_pool2d_backward_ties(
+    grad_output: DeviceArray, input: DeviceArray, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ties: str, accumulate: bool
+) -> DeviceArray:
+    grad_input, mode = empty(input.shape, input.dtype), {"first": FIRST, "all": ALL, "split": SPLIT}[ties]
+    arrays = grad_output, input, grad_input
+    launch(max_pool2d_backward_ties_kernel, blocks(input.size, TILE), TILE, *arrays, kernel_size, stride, padding, dilation, mode, accumulate)
+    return grad_input
+
+
+def avg_pool2d(
+    input: DeviceArray, kernel_size: Pair, stride: Pair, padding: Pair, output_size: Pair, count_include_pad: bool, divisor_override: int | None
+) -> DeviceArray:
+    output = empty((*input.shape[:2], *output_size), input.dtype)
+    options = kernel_size, stride, padding, count_include_pad, divisor_override or 0
+    launch(avg_pool2d_kernel, blocks(output.size, TILE), TILE, input, output, *options)
+    return output
+
+
+def avg_pool2d_backward(
+    grad_output: DeviceArray,
+    input_shape: tuple[int, ...],
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> DeviceArray:
+    grad_input = empty(input_shape, grad_output.dtype)
+    options = kernel_size, stride, padding, count_include_pad, divisor_override or 0
+    launch(avg_pool2d_backward_kernel, blocks(grad_input.size, TILE), TILE, grad_output, grad_input, *options)
+    return grad_input
+
+
+def adaptive_avg_pool2d(input: DeviceArray, output_size: Pair) -> DeviceArray:
+    N, C, H, W = input.shape
+    if output_size == (1, 1) and input.size and H * W >= LARGE_PLANE:
+        from .reduction import channel_sums
+
+        return channel_sums(input, N * C, H * W, 1 / (H * W)).reshape(N, C, 1, 1)
+    output = empty((N, C, *output_size), input.dtype)
+    launch(adaptive_avg_pool2d_kernel, blocks(output.size, TILE), TILE, input, output)
+    return output
+
+
+def adaptive_avg_pool2d_backward(grad_output: DeviceArray, input_shape: tuple[int, ...]) -> DeviceArray:
+    grad_input = empty(input_shape, grad_output.dtype)
+    launch(adaptive_avg_pool2d_backward_kernel, blocks(grad_input.size, TILE), TILE, grad_output, grad_input)
+    return grad_input
+
+
+def adaptive_max_pool2d(input: DeviceArray, output_size: Pair) -> tuple[DeviceArray, DeviceArray]:
+    shape = (*input.shape[:2], *output_size)
+    output, indices = empty(shape, input.dtype), empty(shape, "int64")
+    indices.windows = ADAPTIVE
+    launch(adaptive_max_pool2d_kernel, blocks(output.size, TILE), TILE, input, output, indices)
+    return output, indices
+
+
+_F4, _I4, _PAIR = "float32[:,:,:,::1]", "int64[:,:,:,::1]", "UniTuple(int64, 2)"
+_WINDOW = ", ".join([_PAIR] * 4)
+KERNELS: list[tuple[str, Any, str]] = [
+    ("max_pool2d", max_pool2d_kernel, f"void({_F4}, {_F4}, {_I4}, {_WINDOW})"),
+    ("max_pool2d_backward", max_pool2d_backward_kernel, f"void({_F4}, {_I4}, {_F4}, {_WINDOW})"),
+    ("max_pool2d_backward_ties", max_pool2d_backward_ties_kernel, f"void({_F4}, {_F4}, {_F4}, {_WINDOW}, int64, boolean)"),
+    ("unpool", unpool_kernel, f"void({_F4}, {_I4}, {_F4})"),
+    ("avg_pool2d", avg_pool2d_kernel, f"void({_F4}, {_F4}, {_PAIR}, {_PAIR}, {_PAIR}, boolean, int64)"),
+    ("avg_pool2d_backward", avg_pool2d_backward_kernel, f"void({_F4}, {_F4}, {_PAIR}, {_PAIR}, {_PAIR}, boolean, int64)"),
+    ("adaptive_max_pool2d", adaptive_max_pool2d_kernel, f"void({_F4}, {_F4}, {_I4})"),
+    ("adaptive_max_pool2d_backward", adaptive_max_pool2d_backward_kernel, f"void({_F4}, {_I4}, {_F4})"),
+    ("adaptive_avg_pool2d", adaptive_avg_pool2d_kernel, f"void({_F4}, {_F4})"),
+    ("adaptive_avg_pool2d_backward", adaptive_avg_pool2d_backward_kernel, f"void({_F4}, {_F4})"),
+]
