@@ -9,6 +9,7 @@ import numpy as np
 
 import fastcnn
 from fastcnn import nn, optim
+from fastcnn.backends import reference
 from fastcnn.backends.ops import OPS
 from fastcnn.shapes import pool2d_output_size
 
@@ -71,7 +72,7 @@ def calls(dtype, last, seed=0):
         yield "col2im", (array(shape), SHAPE, PAIR, (1, 1), (1, 1), (1, 1), order)
     for kernel, stride, padding in ((PAIR, (1, 1), (1, 1)), ((2, 2), (2, 2), (0, 0))):
         size = pool2d_output_size(SHAPE[2:], kernel, stride, padding)
-        pooled, indices = fastcnn.backends.reference.max_pool2d(x, kernel, stride, padding, (1, 1), size)
+        pooled, indices = reference.max_pool2d(x, kernel, stride, padding, (1, 1), size)
         grad = array(pooled.shape)
         yield "max_pool2d", (x, kernel, stride, padding, (1, 1), size)
         yield "max_pool2d_backward", (grad, indices, SHAPE)

@@ -397,7 +397,7 @@ def gated(cases, positive=False, formats=("contiguous", "channels_last")):
                         if algorithm == "winograd" and "winograd" not in impl.name:
                             continue
                         result = impl.function(*arguments, *case.options)
-                    gates.gate(op, algorithm, result, *wanted[op], terms[op] if positive else 0)
+                    gates.gate(op, algorithm, result, *wanted[op], terms[op], positive)
                     counts[algorithm] += 1
     return counts
 
