@@ -25,6 +25,10 @@ SHARED_HEADERS = sorted(str(p) for p in [*CSRC.glob("*.h"), *CSRC.glob("*.inc"),
 KERNEL_FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fvisibility=hidden", "-g0"]
 DRIVER_FLAGS = ["-std=gnu11", "-O2", "-g0", "-Wno-unused-function", "-Wno-unreachable-code"]
 
+# FASTCNN_SANITIZE=address,undefined (or thread): a build that checks itself while it runs, for tests/nightly/test_sanitizers.py.
+SANITIZE = os.environ.get("FASTCNN_SANITIZE", "")
+SANITIZE_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-O1", "-g"] if SANITIZE else []
+
 X86_V2 = ["-msse3", "-mssse3", "-msse4.1", "-msse4.2", "-mpopcnt"]
 X86_V3 = [*X86_V2, "-mavx", "-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt"]
 X86_V4 = [*X86_V3, "-mavx512f", "-mavx512cd", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
@@ -97,16 +101,17 @@ class BuildKernels(build_ext):
 
     def build_extensions(self) -> None:
         compile_flags, link_flags = self.openmp_flags()
+        link_flags = [*link_flags, *SANITIZE_FLAGS]
         objects = self.kernel_objects()
         pool_objects = []
         if self.own_pool(compile_flags):
-            compile_flags, link_flags = [*compile_flags, "-DFC_OWN_POOL"], ["-pthread"]
+            compile_flags, link_flags = [*compile_flags, "-DFC_OWN_POOL"], ["-pthread", *SANITIZE_FLAGS]
             pool_objects = [self.compile_object(CPU / "openmp.c", ["-DFC_OWN_POOL"])]
             objects.append(self.compile_object(CPU / "threads.c", ["-DFC_OWN_POOL"]))
         for ext in self.extensions:
             ext.extra_objects = list(pool_objects)
-            ext.extra_compile_args = [*DRIVER_FLAGS, *compile_flags]
-            ext.extra_link_args = [*link_flags, *([] if sys.platform == "darwin" else ["-Wl,--strip-debug"])]
+            ext.extra_compile_args = [*DRIVER_FLAGS, *compile_flags, *SANITIZE_FLAGS]
+            ext.extra_link_args = [*link_flags, *([] if sys.platform == "darwin" or SANITIZE else ["-Wl,--strip-debug"])]
             if ext.name.endswith("._runtime"):
                 ext.extra_objects += objects
         super().build_extensions()
@@ -131,7 +136,7 @@ class BuildKernels(build_ext):
 
     def compile_object(self, source: Path, flags: list[str]) -> str:
         target = Path(self.build_temp) / f"{source.stem}.o"
-        subprocess.check_call([*self.compiler.compiler_so, *DRIVER_FLAGS, "-fPIC", *flags, "-c", str(source), "-o", str(target)])
+        subprocess.check_call([*self.compiler.compiler_so, *DRIVER_FLAGS, "-fPIC", *flags, *SANITIZE_FLAGS, "-c", str(source), "-o", str(target)])
         return str(target)
 
     def openmp_flags(self) -> tuple[list[str], list[str]]:
@@ -161,8 +166,9 @@ class BuildKernels(build_ext):
         def compile_one(job: "tuple[Path, list[str]]") -> str:
             source, flags = job
             target = folder / f"{source.stem}.o"
+            checks = [] if source.stem == "avx512" else SANITIZE_FLAGS  # of its tiles, the largest, GCC makes checked code for longer than anybody waits
             if self.force or not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime, newest_header):
-                subprocess.check_call([*self.compiler.compiler_so, *KERNEL_FLAGS, *flags, f"-I{CSRC}", "-c", str(source), "-o", str(target)])
+                subprocess.check_call([*self.compiler.compiler_so, *KERNEL_FLAGS, *flags, *checks, f"-I{CSRC}", "-c", str(source), "-o", str(target)])
             return str(target)
 
         with ThreadPoolExecutor(self.parallel) as pool:

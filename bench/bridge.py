@@ -1,24 +1,18 @@
 """`python -m bench bridge`: training steps of the recipes' networks as PyTorch modules: plain, swapped (`fastcnn.torch.swap_`), with the functions caught
-(`fastcnn.torch.use`), and converted (`fastcnn.torch.from_torch`). All in one process, as their user has them."""
+(`fastcnn.torch.use`), converted (`fastcnn.torch.from_torch`), and the recipe itself, which a converted network should equal; each in its own process."""
 
-import copy
 import importlib.util
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from bench import compare, environment, report, steps
-from bench.contest import Results
-from bench.networks import CHECKED_STEPS, data_for, nothing_dropped, trainer_for
-from bench.peers import Unusable
-from bench.timing import Contender, interleaved
-from fastcnn import backend, recipes
+from bench.contest import Contest
+from bench.networks import StepJob
+from bench.peers import FORMATS, Fastcnn, Torch, Unusable, bridged
 
 KIND = "bridge"
 DEFAULT = ("simple-cifar10", "deep-cifar10")
+OURS = "cpu"
 
 
 @dataclass(frozen=True)
@@ -33,73 +27,19 @@ def run(settings: Settings) -> dict:
     """Measure the steps of the named recipes (default: simple-cifar10 and deep-cifar10)."""
     if importlib.util.find_spec("torch") is None:
         raise Unusable("the bridge is to PyTorch, which is not installed")
-    import torch
-
-    backend.set_num_threads(settings.threads)
-    torch.set_num_threads(settings.threads)
-    rows, refused = [], []
+    ways = [bridged.Bridged(layout, way=way) for way in bridged.WAYS for layout in FORMATS if way != "converted" or layout == FORMATS[0]]
+    rows, refused, about = [], [], {}
     for recipe in steps.chosen(settings.recipes or list(DEFAULT)):
         print(recipe.name, file=sys.stderr)
         batch = recipe.bench_batch if settings.batch is None else settings.batch
-        results = _compared(recipe, batch, settings)
+        with Contest([*map(Torch, FORMATS), *ways, Fastcnn(OURS)], settings.threads) as contest:
+            about |= contest.about
+            job = StepJob(recipe.name, batch)
+            results = contest.measure(job, contest.truth(job), steps.verdict, settings.repeats)
         rows.append({"recipe": recipe.name, "what": f"step, batch {batch}", "results": results})
         refused += compare.refusals(recipe.name, results)
-    about = {f"fastcnn {key}": str(value) for key, value in backend.config().items() if key in ("cpu isa", "cpu loops", "cpu compiler")}
-    header = environment.describe(settings.threads, about | {"PyTorch": torch.__version__, "processes": "one for all"})
+    header = environment.describe(settings.threads, about)
     return {"kind": KIND, "header": header, "settings": asdict(settings), "refused": refused, "rows": rows}
-
-
-def _compared(recipe: recipes.Recipe, batch: int, settings: Settings) -> Results:
-    import torch
-
-    from bench import twin
-    from fastcnn.torch import from_torch, swap_, use
-
-    ours, x, y = data_for(recipe, batch)
-    trainer = trainer_for(recipe, ours)
-    labels = torch.from_numpy(y)
-    formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-    module = twin.module(ours)
-
-    def of_torch(name: str, memory_format: str, prepare: Callable, scope: Callable[[], AbstractContextManager]) -> tuple[Contender, object]:
-        layout = formats[memory_format]
-        network = prepare(copy.deepcopy(module)).to(memory_format=layout)
-        loss = twin.module(trainer.loss)
-        optimizer = twin.optimizer(trainer.optimizer, [parameter for parameter in network.parameters() if parameter.requires_grad])
-        images = torch.from_numpy(x).contiguous(memory_format=layout)
-
-        def step() -> float:
-            optimizer.zero_grad()
-            with scope():
-                value = loss(network(images), labels)
-            value.backward()
-            optimizer.step()
-            return value.item()
-
-        return Contender(f"{name} {memory_format}", step), network
-
-    sides = [of_torch("torch", layout, lambda network: network, nullcontext) for layout in formats]
-    truth = _losses(*sides[0])
-    sides += [of_torch("use()", layout, lambda network: network, use) for layout in formats]
-    sides += [of_torch("swap_", layout, swap_, nullcontext) for layout in formats]
-    converted = trainer_for(recipe, from_torch(module))
-
-    sides.append((Contender("converted", lambda: converted.step(x, y)), converted.model))
-    results: Results = {}
-    right = []
-    for contender, network in sides:
-        worst = 0.0 if contender is sides[0][0] else float(np.max(np.abs(_losses(contender, network) - truth) / np.abs(truth)))
-        if worst <= steps.TOLERANCE:
-            right.append(contender)
-        else:
-            results[contender.name] = {"refused": f"{worst:.1e} off plain PyTorch"}
-    return results | {name: asdict(timing) for name, timing in interleaved(right, settings.repeats).items()}
-
-
-def _losses(contender: Contender, network: object) -> np.ndarray:
-    """Of the first steps, with nothing dropped: they must agree before anything is timed."""
-    with nothing_dropped(network):
-        return np.asarray([contender.result() for _ in range(CHECKED_STEPS)])
 
 
 def render(document: dict) -> str:
@@ -107,11 +47,12 @@ def render(document: dict) -> str:
     cells = []
     for row in document["rows"]:
         results = row["results"]
-        plain = min(result["minimum"] for name, result in results.items() if name.startswith("torch"))
+        plain = min((result["minimum"] for name, result in results.items() if name.startswith("torch") and "minimum" in result), default=None)
         for name, result in results.items():
             time = result.get("minimum")
             times = [report.milliseconds(result.get(key)) for key in ("minimum", "median")]
-            cells.append([row["recipe"], row["what"], name, *times, report.ratio(plain / time if time else None)])
+            how = "the recipe itself" if name == OURS else name
+            cells.append([row["recipe"], row["what"], how, *times, report.ratio(plain / time if time and plain else None)])
     table = report.table(["recipe", "what", "how", "ms", "median", "ratio"], cells)
     settings = document["settings"]
     lines = [

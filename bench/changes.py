@@ -9,6 +9,7 @@ three quarters of its own. Everything else is noise.
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -148,9 +149,11 @@ def _tree(what: str) -> tuple[Path, str]:
     folder = Path(what)
     if (folder / "fastcnn" / "__init__.py").is_file():
         return folder.resolve(), f"of {folder.name}"
-    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{what}^{{commit}}"], capture_output=True, text=True)
-    if done.returncode:
-        raise Mistake(f"--against {what!r} is neither a folder that holds fastcnn nor a git revision")
+    found = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{what}^{{commit}}"]
+    done = subprocess.run(found, capture_output=True, text=True) if shutil.which("git") else None
+    if done is None or done.returncode:
+        here = "" if done else " (and there is no git here)"
+        raise Mistake(f"--against {what!r} is neither a folder that holds fastcnn nor a git revision{here}")
     commit = done.stdout.strip()
     folder = ROOT / "build" / f"bench-{commit[:12]}"
     if not (folder / "complete").is_file():

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import compare, convs, growth, ops, overhead, roofline, steps
 from bench.contest import Results
 from bench.peers import Unusable
+from fastcnn.files import write_atomically
 
 RESULTS = Path(__file__).with_name("results")
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -31,7 +32,7 @@ def write(paths: Sequence[Path], folder: Path, pictures: bool = True) -> list[Pa
     data = collect(documents)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    page.write_text(html(data), encoding="utf-8")
+    write_atomically(page, html(data).encode())
     written = [page]
     if pictures:
         from bench import pictures as drawn

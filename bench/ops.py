@@ -138,7 +138,7 @@ def _with_scope(library: Fastcnn, case: Case, arrays: list[np.ndarray], grad_out
     kept: dict[str, np.ndarray] = {}
     with library.scope():
         if case.name == "max_pool2d":
-            kept["indices"] = functional.max_pool2d(*arrays, **case.options, return_indices=True)[1]
+            kept["places"] = functional.max_pool2d(*arrays, **case.options, return_places=True)[1]
         elif case.name == "batch_norm":
             _, kept["mean"], kept["var"] = functional.batch_norm(*arrays, **case.options, return_stats=True)
     backward = getattr(functional, f"{case.name}_backward")

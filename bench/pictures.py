@@ -1,9 +1,11 @@
 """The report's pictures as PNG files, drawn by matplotlib without a display."""
 
+import io
 import math
 from pathlib import Path
 
 from bench.peers import OPS, Unusable
+from fastcnn.files import write_atomically
 
 COLOURS = dict(zip(OPS, ("#2864b4", "#c77b1e", "#7a4fb5"), strict=True))
 
@@ -19,7 +21,9 @@ def write(data: dict, folder: Path) -> list[Path]:
         figure = Figure(layout="constrained", dpi=130)
         if draw(figure, data):
             path = folder / f"{name}.png"
-            figure.savefig(path)
+            content = io.BytesIO()
+            figure.savefig(content, format="png")
+            write_atomically(path, content.getvalue())
             written.append(path)
     return written
 

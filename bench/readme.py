@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from bench import bridge, changes, convs, coursework, cuda_times, data, growth, memory, ops, overhead, roofline, runs, steps
+from fastcnn.files import write_atomically
 
 README = Path(__file__).with_name("README.md")
 FRONT = Path(__file__).parents[1] / "README.md"
@@ -34,7 +35,7 @@ def render(document: dict) -> str:
 
 
 def save(document: dict, path: Path) -> None:
-    """As JSON with one row to a line; written beside and renamed."""
+    """As JSON with one row to a line."""
     lines = []
     for key, value in document.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -43,9 +44,7 @@ def save(document: dict, path: Path) -> None:
             value = json.dumps(value)
         lines.append(f" {json.dumps(key)}: {value}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    beside.replace(path)
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def fill(readme: Path, results: Path, kinds: tuple[str, ...] = KINDS, place: str = TABLE) -> int:
@@ -78,4 +77,4 @@ def replace(readme: Path, tables: list[str], place: str = TABLE) -> None:
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"{readme.name} must hold {start} and {end} once each, in this order")
     before, after = text.partition(start)[0], text.partition(end)[2]
-    readme.write_text(before + "\n\n".join([start, *tables, end]) + after, encoding="utf-8")
+    write_atomically(readme, (before + "\n\n".join([start, *tables, end]) + after).encode())

@@ -37,7 +37,7 @@ def run(command: str, settings: Settings) -> dict:
         with Contest(libraries(settings.backend, settings.peers), settings.threads) as contest:
             about |= contest.about
             for what, job in COMMANDS[command][0](recipe.name, _batches(command, recipe, settings), contest, settings):
-                results = contest.measure(job, contest.truth(job), _verdict, settings.repeats)
+                results = contest.measure(job, contest.truth(job), verdict, settings.repeats)
                 rows.append({"recipe": recipe.name, "what": what, "results": results})
                 refused += compare.refusals(f"{recipe.name} {what}", results)
     header = environment.describe(settings.threads, about)
@@ -59,7 +59,7 @@ def chosen(names: list[str]) -> list[recipes.Recipe]:
         raise Unusable(str(error)) from None
 
 
-def _verdict(results: Arrays, truth: Arrays) -> float:
+def verdict(results: Arrays, truth: Arrays) -> float:
     """max over the arrays of max |result - truth| / max |truth|."""
     worst = float(np.max([checks.error(result, right) for result, right in zip(results, truth, strict=True)]))
     if not worst <= TOLERANCE:

@@ -42,10 +42,10 @@ enum fc_eltwise_op {
                              fc_index x_vector, fc_index nrows, fc_index OW, T *out, fc_index m);                                           \
         void (*lanes_scatter)(const T *grad, const fc_index *g_offset, const T *w, const fc_index *w_offset, fc_index count, T *out, fc_index pixels, \
                               fc_index KW, fc_index stride, fc_index dilation);                                                             \
-        void (*window_max)(const T *x, fc_index row, fc_index step, fc_index kh, fc_index kw, T *out, int8_t *at, fc_index windows,         \
-                           fc_index channels);                                                                                              \
-        void (*window_max_back)(const T *grad, const int8_t *at, fc_index row, fc_index step, fc_index kh, fc_index kw, T *grad_input,      \
-                                int accumulate, fc_index windows, fc_index channels);                                                       \
+        void (*window_max)(const T *x, fc_index row, fc_index col, fc_index step, fc_index kh, fc_index kw, int first, fc_index number, T *out,       \
+                           int8_t *at, fc_index windows, fc_index channels);                                                                          \
+        void (*window_max_back)(const T *grad, const int8_t *at, fc_index row, fc_index col, fc_index step, fc_index kh, fc_index kw, int first,      \
+                                fc_index number, T *grad_input, int accumulate, fc_index windows, fc_index channels);                                 \
         void (*window_mean)(const T *x, fc_index row, fc_index step, fc_index kh, fc_index kw, T scale, T *out, fc_index windows,           \
                             fc_index channels);                                                                                             \
         void (*window_mean_back)(const T *grad, fc_index row, fc_index step, fc_index kh, fc_index kw, T scale, T *grad_input,              \
@@ -54,16 +54,21 @@ enum fc_eltwise_op {
         void (*multiply_add)(const T *x, const T *w, T *out, fc_index n);                                                                  \
         void (*max_pool_lanes)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, int64_t first, int64_t index_row,         \
                                int64_t index_col, T *out, int64_t *index, fc_index n, fc_index lane_stride, int64_t lane_index);           \
-        void (*avg_pool_lanes)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, T scale, T *out, fc_index n,              \
-                               fc_index lane_stride);                                                                                      \
+        void (*rows_max)(const T *x, fc_index line, fc_index row, fc_index count, fc_index step, fc_index rows, fc_index number, T *out, void *place); \
+        void (*rows_sum)(const T *x, fc_index line, fc_index row, fc_index count, fc_index step, fc_index rows, T *out, fc_index out_step); \
+        void (*cols_max)(const T *x, const void *place, fc_index step, fc_index col, fc_index kw, int first, T *out, int8_t *at, fc_index n); \
+        void (*cols_sum)(const T *x, fc_index step, fc_index kw, T scale, T *out, fc_index n); \
+        void (*cols_spread)(const T *grad, fc_index step, fc_index kw, T *out, fc_index n); \
+        void (*cols_max_back)(const T *const *grad, const int8_t *const *at, const fc_index *first, fc_index count, fc_index step, fc_index col,      \
+                              fc_index kw, T *out, fc_index n, fc_index rows, fc_index in_row, fc_index out_row);                                     \
         void (*tied_pool_back)(const T *x, fc_index row, fc_index col, fc_index kh, fc_index kw, const T *grad, T *grad_input, int split,  \
                                int accumulate, fc_index n, fc_index lane_stride);                                                          \
         void (*add_scaled)(const T *x, T scale, T *out, fc_index n);                                                                       \
         double (*sum)(const T *x, fc_index n);                                                                                             \
-        double (*sum_square_deviation)(const T *x, T mean, fc_index n, double *deviation);                                                 \
-        void (*grad_sums)(const T *grad, const T *x, T mean, fc_index n, double *sum, double *dot);                                        \
-        void (*affine)(const T *x, T mean, T scale, T shift, T *out, fc_index n);                                                           \
-        void (*affine2)(const T *grad, const T *x, T mean, T k1, T k2, T k3, T *out, fc_index n);                                           \
+        void (*plane_statistics)(const T *x, fc_index plane, fc_index planes, fc_index n, T *mean, double *squares, double *deviation);     \
+        void (*grad_sums)(const T *grad, const T *x, fc_index plane, fc_index planes, T mean, fc_index n, double *sum, double *dot);        \
+        void (*affine)(const T *x, fc_index plane, fc_index planes, T mean, T scale, T shift, T *out, fc_index out_plane, fc_index n);                          \
+        void (*affine2)(const T *grad, const T *x, fc_index plane, fc_index planes, T mean, T k1, T k2, T k3, T *out, fc_index out_plane, fc_index n);          \
         void (*column_sums)(const T *x, fc_index rows, fc_index cols, fc_index stride, T *sum);                                            \
         void (*column_square_deviations)(const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum, T *deviation);  \
         void (*column_normalise)(int op, T slope, const T *x, const T *mean, const T *scale, const T *shift, fc_index rows, fc_index cols,   \

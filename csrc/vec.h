@@ -42,6 +42,40 @@ static inline void FC_FN(store_n)(real *p, vec v, int n) {
 }
 #endif
 
+/* n bytes (0 <= n <= L) as integers of an element's width, and such integers, which fit, as bytes. The compilers' own conversions go through scalar registers. */
+typedef int8_t FC_FN(bytes) __attribute__((vector_size(FC_VBYTES / FC_REAL_BYTES), aligned(1), may_alias));
+#if defined(__AVX512F__) && FC_VBYTES == 64
+#if FC_REAL_BYTES == 4
+#define FC_WIDENED(v) ((ivec)_mm512_cvtepi8_epi32(v))
+static inline void FC_FN(store_bytes)(int8_t *p, ivec v, int n) { _mm512_mask_cvtepi32_storeu_epi8(p, (__mmask16)((1u << n) - 1), (__m512i)v); }
+#else
+#define FC_WIDENED(v) ((ivec)_mm512_cvtepi8_epi64(v))
+static inline void FC_FN(store_bytes)(int8_t *p, ivec v, int n) { _mm512_mask_cvtepi64_storeu_epi8(p, (__mmask8)((1u << n) - 1), (__m512i)v); }
+#endif
+static inline ivec FC_FN(load_bytes)(const int8_t *p, int n) { return FC_WIDENED(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p)); }
+#undef FC_WIDENED
+#else
+static inline __attribute__((always_inline)) void FC_FN(store_bytes)(int8_t *p, ivec v, int n) {
+    const FC_FN(bytes) b = __builtin_convertvector(v, FC_FN(bytes));
+    if (n == L) *(FC_FN(bytes) *)p = b;
+    else
+        for (int i = 0; i < n; i++) p[i] = b[i];
+}
+static inline __attribute__((always_inline)) ivec FC_FN(load_bytes)(const int8_t *p, int n) {
+    FC_FN(bytes) b = {0};
+    if (n == L) b = *(const FC_FN(bytes) *)p;
+    else
+        for (int i = 0; i < n; i++) b[i] = p[i];
+#if defined(__AVX2__) && FC_VBYTES == 32 && FC_REAL_BYTES == 4
+    return (ivec)_mm256_cvtepi8_epi32(_mm_set_epi64x(0, (long long)b));
+#elif defined(__AVX2__) && FC_VBYTES == 32
+    return (ivec)_mm256_cvtepi8_epi64(_mm_set_epi32(0, 0, 0, (int)b));
+#else
+    return __builtin_convertvector(b, ivec);
+#endif
+}
+#endif
+
 /* Lane-wise choice: mask lanes are all ones or all zeros, as comparisons of vectors give. */
 static inline __attribute__((always_inline)) vec FC_FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline __attribute__((always_inline)) ivec FC_FN(select_i)(ivec mask, ivec yes, ivec no) { return (yes & mask) | (no & ~mask); }
@@ -64,11 +98,13 @@ static inline vec FC_FN(sqrt)(vec v) {
 }
 #endif
 
-/* Lanes added one after another, in double. */
+/* The lanes' sum, in double, by halves. */
 static inline double FC_FN(lane_sum)(vec v) {
-    double total = 0;
-    for (int i = 0; i < L; i++) total += v[i];
-    return total;
+    double lane[FC_VBYTES / FC_REAL_BYTES];
+    for (int i = 0; i < L; i++) lane[i] = v[i];
+    FC_UNROLL for (int half = L / 2; half > 0; half /= 2)
+        FC_UNROLL for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    return lane[0];
 }
 
 /* ZIP: interleave the lower (upper) halves of a and b, a0 b0 a1 b1 ...; EVEN and ODD are its inverse.

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .options import integer
+
 NAMES = ("reference", "cpu", "cuda")
 HOST = ("reference", "cpu")  # those that compute on NumPy's arrays
 ALGORITHMS = ("auto", "direct", "winograd")
@@ -26,7 +28,7 @@ _default: ModuleType | None = None
 
 
 def _load(name: str) -> ModuleType:
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         raise ValueError(f"backend {name!r} does not exist; the backends are {', '.join(NAMES)}")
     try:
         module = importlib.import_module(f"fastcnn.backends.{name}")
@@ -98,7 +100,7 @@ def use_algorithm(name: str) -> _Restorer:
 
     The reference backend always convolves directly.
     """
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise ValueError(f"use_algorithm: algorithm {name!r} does not exist; the algorithms are {', '.join(ALGORITHMS)}")
     cpu = _load("cpu")
     before = cpu.get_algorithm()
@@ -160,11 +162,7 @@ def allow_tf32(allowed: bool = True) -> _Restorer:
 
 def set_num_threads(n: int) -> None:
     """Number of threads of the cpu backend. Results do not depend on it."""
-    if isinstance(n, bool) or not isinstance(n, int) and not hasattr(n, "__index__"):
-        raise TypeError(f"set_num_threads: n must be an int, got {type(n).__name__}")
-    if n < 1:
-        raise ValueError(f"set_num_threads: n must be at least 1, got {n}")
-    _load("cpu").set_num_threads(int(n))
+    _load("cpu").set_num_threads(integer(n, "set_num_threads", "n", 1, 2**63 - 1))
 
 
 def get_num_threads() -> int:

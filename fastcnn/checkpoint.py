@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from fastcnn.files import write_atomically
+
 _FORMAT = 1
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 
@@ -126,27 +128,6 @@ def check_fit(path: str | os.PathLike[str], expected: Mapping[str, np.ndarray], 
     if problems:
         more = f" (and {len(problems) - 4} more)" if len(problems) > 4 else ""
         raise CheckpointError(path, "was saved from another network: " + "; ".join(sorted(problems)[:4]) + more)
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside path, fsync, replace: path holds either what it held before or all of data."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the rename itself is only on disk once the folder is; Windows has no such call
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _sha256(data: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastcnn.options import integer
 from fastcnn.shapes import ShapeError, by
 
 
@@ -45,8 +46,7 @@ def top_k_accuracy(scores: ArrayLike, target: ArrayLike, k: int = 5) -> float:
     scores, target = np.asarray(scores), _labels(target, "top_k_accuracy", "target")
     if scores.ndim != 2 or len(scores) != len(target):
         raise ShapeError(f"top_k_accuracy: scores must be ({len(target)}, C), got {by(scores.shape)}")
-    if k < 1:
-        raise ValueError(f"top_k_accuracy: k must be 1 or more, got {k}")
+    integer(k, "top_k_accuracy", "k", 1)
     if not len(target):
         return float("nan")
     classes = scores.shape[1]
@@ -71,7 +71,9 @@ def confusion_matrix(pred: ArrayLike, target: ArrayLike, num_classes: int | None
     """
     scores = np.asarray(pred)
     pred, target = _pair(pred, target, "confusion_matrix")
-    if num_classes is None:
+    if num_classes is not None:
+        integer(num_classes, "confusion_matrix", "num_classes", 1)
+    else:
         num_classes = scores.shape[1] if scores.ndim == 2 else int(max(pred.max(initial=-1), target.max(initial=-1))) + 1
     _check_range(pred, num_classes, "confusion_matrix", "pred")
     _check_range(target, num_classes, "confusion_matrix", "target")

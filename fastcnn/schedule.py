@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastcnn.optim import Optimizer
+from fastcnn.options import choice, flag, integer, number
 
 
 class LRScheduler:
@@ -59,6 +60,8 @@ class LambdaLR(LRScheduler):
     """base_lr * lr_lambda(t). The function is not part of state_dict."""
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float]) -> None:
+        if not callable(lr_lambda):
+            raise TypeError(f"LambdaLR: lr_lambda must be a function of the step, got {type(lr_lambda).__name__}")
         self.lr_lambda = lr_lambda
         super().__init__(optimizer)
 
@@ -70,9 +73,7 @@ class StepLR(LRScheduler):
     """base_lr * gamma^floor(t / step_size)."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
-        if step_size < 1:
-            raise ValueError(f"StepLR: step_size must be 1 or more, got {step_size}")
-        self.step_size, self.gamma = step_size, gamma
+        self.step_size, self.gamma = integer(step_size, "StepLR", "step_size", 1), number(gamma, "StepLR", "gamma", 0)
         super().__init__(optimizer)
 
     def lr_at(self, t: int) -> float:
@@ -83,7 +84,7 @@ class MultiStepLR(LRScheduler):
     """base_lr * gamma^(milestones reached by t); a milestone listed twice counts twice."""
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1) -> None:
-        self.milestones, self.gamma = sorted(milestones), gamma
+        self.milestones, self.gamma = sorted(_milestones("MultiStepLR", milestones)), number(gamma, "MultiStepLR", "gamma", 0)
         super().__init__(optimizer)
 
     def lr_at(self, t: int) -> float:
@@ -94,7 +95,7 @@ class ExponentialLR(LRScheduler):
     """base_lr * gamma^t."""
 
     def __init__(self, optimizer: Optimizer, gamma: float) -> None:
-        self.gamma = gamma
+        self.gamma = number(gamma, "ExponentialLR", "gamma", 0)
         super().__init__(optimizer)
 
     def lr_at(self, t: int) -> float:
@@ -105,16 +106,25 @@ class LinearLR(LRScheduler):
     """base_lr times a factor that goes from start_factor to end_factor in total_iters steps and stays there: the usual warm-up."""
 
     def __init__(self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> None:
-        if not 0 < start_factor <= 1:
+        if not 0 < number(start_factor, "LinearLR", "start_factor") <= 1:
             raise ValueError(f"LinearLR: start_factor must be above 0 and at most 1, got {start_factor}")
-        if not 0 <= end_factor <= 1:
+        if not 0 <= number(end_factor, "LinearLR", "end_factor") <= 1:
             raise ValueError(f"LinearLR: end_factor must be from 0 to 1, got {end_factor}")
-        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, integer(total_iters, "LinearLR", "total_iters", 0)
         super().__init__(optimizer)
 
     def lr_at(self, t: int) -> float:
         done = min(t, self.total_iters) / self.total_iters if self.total_iters else 1.0
         return self.base_lr * (self.start_factor + (self.end_factor - self.start_factor) * done)
+
+
+def _milestones(op: str, milestones: Iterable[int]) -> list[int]:
+    """Steps, in the order given."""
+    try:
+        steps = list(milestones)
+    except TypeError:
+        raise TypeError(f"{op}: milestones must be a list of ints, got {type(milestones).__name__} {milestones!r}") from None
+    return [integer(step, op, "milestones", 0) for step in steps]
 
 
 def _cosine(start: float, end: float, fraction: float) -> float:
@@ -130,9 +140,7 @@ class CosineAnnealingLR(LRScheduler):
     """Half a cosine from base_lr to eta_min in T_max steps, then back up, and so on (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
-        if T_max < 1:
-            raise ValueError(f"CosineAnnealingLR: T_max must be 1 or more, got {T_max}")
-        self.T_max, self.eta_min = T_max, eta_min
+        self.T_max, self.eta_min = integer(T_max, "CosineAnnealingLR", "T_max", 1), number(eta_min, "CosineAnnealingLR", "eta_min", 0)
         super().__init__(optimizer)
 
     def lr_at(self, t: int) -> float:
@@ -165,14 +173,18 @@ class OneCycleLR(LRScheduler):
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR: give total_steps, or epochs and steps_per_epoch")
-            total_steps = epochs * steps_per_epoch
-        if total_steps < 1:
-            raise ValueError(f"OneCycleLR: total_steps must be 1 or more, got {total_steps}")
-        if not 0 <= pct_start <= 1:
-            raise ValueError(f"OneCycleLR: pct_start must be from 0 to 1, got {pct_start}")
-        if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"OneCycleLR: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
-        if cycle_momentum and not (hasattr(optimizer, "momentum") or hasattr(optimizer, "betas")):
+            total_steps = integer(epochs, "OneCycleLR", "epochs", 1) * integer(steps_per_epoch, "OneCycleLR", "steps_per_epoch", 1)
+        total_steps = integer(total_steps, "OneCycleLR", "total_steps", 1)
+        number(pct_start, "OneCycleLR", "pct_start", 0, 1)
+        choice(anneal_strategy, "OneCycleLR", "anneal_strategy", ("cos", "linear"))
+        number(max_lr, "OneCycleLR", "max_lr", 0)
+        for name, value in (("base_momentum", base_momentum), ("max_momentum", max_momentum)):
+            number(value, "OneCycleLR", name)
+        for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+            if not number(value, "OneCycleLR", name) > 0:
+                raise ValueError(f"OneCycleLR: {name} must be above 0, got {value}")
+        flag(three_phase, "OneCycleLR", "three_phase")
+        if flag(cycle_momentum, "OneCycleLR", "cycle_momentum") and not (hasattr(optimizer, "momentum") or hasattr(optimizer, "betas")):
             raise ValueError(f"OneCycleLR: cycle_momentum needs an optimizer with momentum or betas, {type(optimizer).__name__} has neither")
         self.total_steps, self.cycle_momentum = total_steps, cycle_momentum
         self._anneal = _cosine if anneal_strategy == "cos" else _line
@@ -219,6 +231,13 @@ class SequentialLR(LRScheduler):
     """schedulers[0] until step milestones[0], then schedulers[1] from its own t = 0, and so on; for a warm-up: LinearLR, then any other."""
 
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int]) -> None:
+        for name, value in (("schedulers", schedulers), ("milestones", milestones)):
+            if not isinstance(value, (tuple, list)):
+                raise TypeError(f"SequentialLR: {name} must be a list, got {type(value).__name__}")
+        for index, scheduler in enumerate(schedulers):
+            if not isinstance(scheduler, LRScheduler):
+                raise TypeError(f"SequentialLR: schedulers[{index}] must be a schedule, got {type(scheduler).__name__}")
+        milestones = _milestones("SequentialLR", milestones)
         if not schedulers or len(milestones) != len(schedulers) - 1:
             raise ValueError(f"SequentialLR: {len(schedulers)} schedulers need {max(len(schedulers) - 1, 0)} milestones, got {len(milestones)}")
         if list(milestones) != sorted(milestones):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastcnn import backend, nn, shapes
+from fastcnn.options import integer
 
 Axis = list[tuple[int, int, int]]  # (kernel, stride, dilation) of the layers so far along one axis
 # The layers along rows and along columns; ALL after a layer that mixes all pixels; None where neither can say what an output sees.
@@ -75,6 +76,11 @@ def summary(model: Any, input_shape: Sequence[int]) -> Summary:
 
     Shapes come from running each layer on an empty batch, which costs nothing and raises the layer's own ShapeError where it does not fit.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"summary: model must be a fastcnn.nn module, got {type(model).__name__}")
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(f"summary: input_shape must be a tuple of ints, got {type(input_shape).__name__} {input_shape!r}")
+    input_shape = tuple(integer(size, "summary", "input_shape", 1) for size in input_shape)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

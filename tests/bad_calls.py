@@ -1,6 +1,7 @@
 """A good call of every functional op, for the tests that spoil one argument at a time (test_bad_input.py, test_bad_options.py)."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -66,5 +67,10 @@ def name_of(call, op):
     return op if call is forward else op + "_backward"
 
 
+made = Counter()  # how many bad calls were made, and of which functions and classes
+
+
 def raises(error, message):
+    """A context in which a call has to raise this error with this text in its message."""
+    made[message.partition(":")[0]] += 1
     return pytest.raises(error, match=re.escape(message))

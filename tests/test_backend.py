@@ -99,6 +99,15 @@ def test_a_backend_that_cannot_be_loaded_says_why(tmp_path):
 
 
 @CPU
+def test_a_build_older_than_the_sources_says_so(tmp_path):
+    folder = source_folder(tmp_path, "_columns.*.so") / "fastcnn" / "backends" / "cpu"
+    (folder / "_columns.py").write_text("def unfold(): ...\n")  # what a build from before im2col was added has
+    last = run(USE_CPU, tmp_path, FASTCNN_BACKEND="").stderr.splitlines()[-1]
+    assert "the compiled kernels are of another version than the sources beside them (module 'fastcnn.backends.cpu._columns' has no attribute" in last
+    assert "run `pip install -e .` in the source folder again" in last and "FASTCNN_BACKEND=reference" in last
+
+
+@CPU
 def test_an_instruction_set_that_does_not_exist_is_no_reason_to_build():
     last = run(USE_CPU, FASTCNN_BACKEND="", FASTCNN_ISA="foo").stderr.splitlines()[-1]
     assert "FASTCNN_ISA=foo" in last and "pip install" not in last and "not built" not in last

@@ -201,7 +201,7 @@ TOGETHER = [
 @BOTH
 @pytest.mark.parametrize("op,changes,message", TOGETHER, ids=[f"{op}-{'-'.join(changes)}-{i}" for i, (op, changes, _) in enumerate(TOGETHER)])
 def test_what_does_not_fit_is_said_in_numbers(op, changes, message, call):
-    with pytest.raises(ValueError) as caught:
+    with raises(ValueError, name_of(call, op)) as caught:
         call(op, **changes)
     assert str(caught.value).startswith(f"{name_of(call, op)}: {message}")
 

@@ -151,8 +151,9 @@ MOST = 2**31 - 1
     ids=lambda value: value if isinstance(value, str) and len(value) < 20 else None,
 )
 def test_overflowing_shapes_raise_before_anything_is_allocated(op, changes, message, call):
-    with pytest.raises(ShapeError, match=f"{name_of(call, op)}: .*{re.escape(message)}.* bytes, more than 140737488355328"):
+    with raises(ShapeError, message) as caught:
         call(op, **changes)
+    assert re.fullmatch(f"{name_of(call, op)}: .* bytes, more than 140737488355328", str(caught.value))
 
 
 def test_algorithm_must_exist():

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import os
 import struct
 import sys
 import threading
@@ -124,6 +125,25 @@ def test_fetch_keeps_the_part_when_it_gives_up(server, tmp_path):
     fetch([remote(server)], tmp_path, "sought")
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert server.requests[-1] == ("data.bin", "bytes=300000-")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs resource limits")
+def test_a_full_disk_leaves_what_is_there(server, tmp_path):
+    """No file may grow beyond 400,000 bytes: one attempt, the part is kept to be gone on with, the old file (of another checksum) stays."""
+    import resource
+
+    (tmp_path / "data.bin").write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+    try:
+        with pytest.raises(DatasetError, match="the download failed .*File too large"):
+            fetch([remote(server)], tmp_path, "sought")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "data.bin").read_bytes() == b"old" and len(server.requests) == 1
+    assert folder_names(tmp_path) == ["data.bin", "data.bin.part"]
+    fetch([remote(server)], tmp_path, "sought")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT and folder_names(tmp_path) == ["data.bin"]
 
 
 def test_fetch_starts_over_where_the_server_cannot_resume(server, tmp_path):

@@ -15,10 +15,14 @@ import numpy as np
 import pytest
 
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
-from fastcnn.backends.cpu import _formats, _lanes, _norm, select  # noqa: E402
+from fastcnn import nn  # noqa: E402
+from fastcnn.backends.cpu import _add, _formats, _lanes, _norm, _pool, select  # noqa: E402
+from fastcnn.plan import Planner  # noqa: E402
+from fastcnn.plan.memory import Memory  # noqa: E402
 from fastcnn.shapes import pool2d_output_size  # noqa: E402
 
 PAGE = mmap.PAGESIZE
+ALIGNED = 8  # bytes of the largest element
 SET_HANDLER = 304  # PyDataMem_SetHandler's place in NumPy's table of functions, part of its ABI
 
 
@@ -58,9 +62,6 @@ class GuardedMemory:
                 functions["free"](lambda _, p, n: self.free(p)),
             ),
         )
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, [pointer, ctypes.c_char_p, pointer]
-        self.capsule = new(ctypes.addressof(self.handler), b"mem_handler", None)
 
     def malloc(self, nbytes):
         pages = -(-nbytes // PAGE) * PAGE
@@ -84,10 +85,20 @@ class GuardedMemory:
             self.libc.munmap(start, nbytes)
 
     def install(self):
-        get = ctypes.pythonapi.PyCapsule_GetPointer
-        get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        table = ctypes.cast(get(np._core._multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
-        ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[SET_HANDLER])(self.capsule)
+        install(ctypes.addressof(self.handler))
+
+
+_installed = []  # NumPy keeps the capsules, and they must be kept too
+
+
+def install(handler):
+    """From now on NumPy's arrays lie where the PyDataMem_Handler at this address puts them."""
+    new, get = ctypes.pythonapi.PyCapsule_New, ctypes.pythonapi.PyCapsule_GetPointer
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    _installed.append(new(handler, b"mem_handler", None))
+    table = ctypes.cast(get(np._core._multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[SET_HANDLER])(_installed[-1])
 
 
 def array(shape, dtype, last=False):
@@ -144,15 +155,18 @@ def pools(dtype):
             for last in (False, True):
                 yield f"pools {shape} {kernel} {stride} {padding} {dilation} {last}"
                 x = array(shape, dtype, last)
-                y, indices = cpu.max_pool2d(x, kernel, stride, padding, dilation, size)
+                y, indices = cpu.max_pool2d(x, kernel, stride, padding, dilation, size, "indices")
                 cpu.max_pool2d_backward(array(y.shape, dtype, last), indices, shape)
+                _, places = cpu.max_pool2d(x, kernel, stride, padding, dilation, size, "places")
+                cpu.max_pool2d_backward_places(array(y.shape, dtype, last), places, shape, kernel, stride, padding, dilation)
+                cpu.max_pool2d(x, kernel, stride, padding, dilation, size, None)
                 for ties in ("first", "all", "split"):
                     cpu.max_pool2d_backward_ties(array(y.shape, dtype, last), x, kernel, stride, padding, dilation, ties, ties != "split")
                 if dilation == (1, 1):
                     cpu.avg_pool2d(x, kernel, stride, padding, size, False, None)
                     cpu.avg_pool2d_backward(array(y.shape, dtype, last), shape, kernel, stride, padding, False, None)
                 cpu.adaptive_avg_pool2d_backward(array(cpu.adaptive_avg_pool2d(x, (3, 2)).shape, dtype, last), shape)
-                cpu.adaptive_max_pool2d(x, (2, 3))
+                cpu.adaptive_max_pool2d(x, (2, 3), "indices")
 
 
 def norms(dtype):
@@ -233,7 +247,133 @@ def lanes(dtype):
                 run.backward(array(y.shape, dtype), weights, *gradients, array(x.shape, dtype) if input_gradient else None)
 
 
-FAMILIES = (convolutions, pools, norms, activations, matrices, columns, formats, lanes)
+def softmaxes(dtype):
+    for shape, dim in (((1, 1), 1), ((3, 10), 1), ((5, 17), 1), ((2, 33), 0), ((2, 7, 9), 1), ((3, 5, 2, 3), 1), ((19, 3, 5), 2), ((4, 65), 1)):
+        yield f"softmax {shape} {dim}"
+        for op in ("softmax", "log_softmax"):
+            y = getattr(cpu, op)(array(shape, dtype), dim)
+            getattr(cpu, f"{op}_backward")(array(shape, dtype), y, dim)
+    for M, C in ((1, 1), (3, 10), (17, 5), (2, 33), (65, 7)):
+        for weighted in (False, True):
+            for reduction in ("mean", "sum", "none"):
+                yield f"cross_entropy {M} {C} {weighted} {reduction}"
+                x, target, weight = array((M, C), dtype), np.arange(M) % C, np.ones(C, dtype) if weighted else None
+                target = array((M,), np.int64) * 0 + target
+                cpu.cross_entropy(x, target, weight, -100, reduction, 0.1)
+                g = array((M,), dtype) if reduction == "none" else 1.0
+                cpu.cross_entropy_backward(g, x, target, weight, -100, reduction, 0.1)
+
+
+def optimizers(dtype):
+    shapes = [(1,), (3, 5), (17,), (2, 3, 3, 3), (4100,), (33, 7)]  # the last but one is longer than a piece
+    for threads in (1, 2):
+        cpu.set_num_threads(threads)
+        p, g, a, b, c = ([abs(array(shape, dtype)) + 1 for shape in shapes] for _ in range(5))
+        steps = [1] * len(shapes)
+        yield f"optimizers {threads}"
+        cpu.sgd_update(p, g, a, steps, 0.1, 0.9, 0.0, 0.01, True, False)
+        cpu.sgd_update(p, g, None, steps, 0.1, 0.0, 0.0, 0.0, False, True)
+        cpu.adagrad_update(p, g, a, steps, 0.1, 0.01, 1e-8, 0.01, False)
+        cpu.rmsprop_update(p, g, a, b, c, 0.1, 0.9, 1e-8, 0.9, 0.01, False)
+        cpu.rmsprop_update(p, g, a, None, None, 0.1, 0.9, 1e-8, 0.0, 0.0, False)
+        cpu.adam_update(p, g, a, b, c, steps, 0.1, 0.9, 0.999, 1e-8, 0.01, True, False)
+        cpu.adam_update(p, g, a, b, None, [7] * len(shapes), 0.1, 0.9, 0.999, 1e-8, 0.01, False, True)
+    strided = [array((4, 6, 5), dtype)[:, ::2].transpose(2, 0, 1)]
+    cpu.sgd_update(strided, [array((5, 4, 3), dtype)], None, [1], 0.1, 0.0, 0.0, 0.0, False, False)
+
+
+def windows(dtype):
+    """Averages into arrays that the caller brings, as plans have them."""
+    cases = [((2, 3, 8, 8), (2, 2), (2, 2)), ((2, 17, 9, 11), (5, 5), (2, 2)), ((1, 16, 40, 7), (5, 3), (2, 1)), ((2, 33, 7, 7), (7, 7), (7, 7))]
+    for shape, size, stride in (*cases, ((1, 1, 5, 5), (4, 2), (1, 2))):
+        yield f"windows {shape} {size} {stride}"
+        (N, C, *_), outputs = shape, pool2d_output_size(shape[2:], size, stride, (0, 0), (1, 1), False)
+        x, y = array(shape, dtype, True), array((N, C, *outputs), dtype, True)
+        _pool.avg_pool2d(x, size, stride, (0, 0), outputs, True, None, out=y)
+        _pool.avg_pool2d_backward(y, shape, size, stride, (0, 0), True, None, out=array(shape, dtype, True))
+
+
+def sums(dtype):
+    for shape in ((1, 1, 1, 1), (2, 3, 5, 5), (1, 33, 3, 7)):
+        for activation, slope in ((None, 0.0), ("relu", 0.0), ("leaky_relu", 0.1)):
+            yield f"add {shape} {activation}"
+            a, b, out = (array(shape, dtype, True) for _ in range(3))
+            _add.add_act(a, b, out, activation, slope)
+            if activation:
+                _add.derive(a, out, array(shape, dtype, True), activation, slope)
+
+
+def more_columns(dtype):
+    for order in ("torch", "dlfs", "cs231n", "cs231n_6d"):
+        cases = [((2, 3, 5, 7), (3, 3), (1, 1), (1, 1)), ((1, 1, 6, 33), (2, 5), (2, 1), (0, 0)), ((3, 2, 4, 4), (2, 2), (2, 2), (0, 0))]
+        for shape, kernel, stride, padding in cases:
+            for last in (False, True):
+                yield f"im2col, col2im {order} {shape} {last}"
+                out = cpu.im2col(array(shape, dtype, last), kernel, (1, 1), padding, stride, order)
+                cpu.col2im(array(out.shape, dtype), shape, kernel, (1, 1), padding, stride, order)
+
+
+class EachGuarded(Memory):
+    """A plan's memory with a block for every buffer instead of one for all, so that guards lie between them. Buffers of one region lie over each other, and
+    one of them may be made from another: they keep one block."""
+
+    def bind(self, layout):
+        regions = {}
+        for buffer in layout.buffers:
+            regions[buffer.region] = max(regions.get(buffer.region, 0), buffer.nbytes)
+        blocks = {region: np.empty(nbytes, np.uint8) for region, nbytes in regions.items() if region is not None}
+        for buffer in layout.buffers:
+            block = blocks.get(buffer.region)
+            if block is None:
+                block = np.empty(buffer.nbytes, np.uint8)
+            buffer.bind(block, len(block) - buffer.nbytes if buffer.nbytes % ALIGNED == 0 and len(block) % ALIGNED == 0 else 0)
+
+
+def networks(dtype):
+    """Narrow and wide layers, every fusion; name, layers, the shape of an image."""
+    rng = np.random.default_rng(0)
+    options = {"dtype": dtype, "rng": rng}
+
+    def block(C, O, *, act=nn.ReLU, pool=None, norm=True, bias=True):
+        layers = [nn.Conv2d(C, O, 3, padding=1, bias=bias, **options)]
+        layers += [nn.BatchNorm2d(O, dtype=dtype)] if norm else []
+        return layers + ([act()] if act else []) + ([pool] if pool else [])
+
+    narrow = [nn.Conv2d(1, 6, 5, padding=2, **options), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5, **options), nn.LeakyReLU(0.1), nn.MaxPool2d(2)]
+    yield "narrow", [*narrow, nn.Flatten(), nn.Linear(16, 7, **options)], (1, 13, 13)
+    wide = [*block(3, 17, pool=nn.MaxPool2d(2)), *block(17, 33), *block(33, 20, act=nn.LeakyReLU, norm=False), nn.AdaptiveAvgPool2d(1)]
+    yield "wide", [*wide, nn.Flatten(), nn.Linear(20, 5, **options)], (3, 14, 18)
+    averages = [*block(3, 32, pool=nn.AvgPool2d(2)), *block(32, 32, pool=nn.AvgPool2d(3, 2), bias=False)]
+    yield "averages", [*averages, nn.Flatten(), nn.Linear(32 * 9, 3, **options)], (3, 14, 14)
+    paths = nn.Residual(nn.Sequential(*block(16, 24), *block(24, 24, act=None)), shortcut=nn.Sequential(nn.Conv2d(16, 24, 1, **options)))
+    yield "residual", [*block(3, 16), paths, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24 * 25, 4, **options)], (3, 10, 10)
+    covering = [nn.Conv2d(2, 18, (4, 5), **options), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3, **options), nn.ReLU()]
+    yield "covering", [*covering, nn.Linear(3, 2, **options)], (2, 4, 5)
+
+
+def plans(dtype):
+    for name, layers, shape in networks(dtype):
+        model = nn.Sequential(*layers)
+        for parameter in model.parameters():  # into guarded memory: they were made by a generator
+            parameter.data = array(parameter.shape, dtype) / 8
+        for batch in (1, 3, 17):
+            for last in (False, True):
+                planner = Planner(model)
+                planner.memory = EachGuarded()
+                x = array((batch, *shape), dtype, last)
+                for training in (True, False):
+                    yield f"plan {name} {x.shape} {'channels-last' if last else ''} {'training' if training else 'inference'}"
+                    model.train(training)
+                    plan = planner.plan(x, training)
+                    if training:
+                        y = plan.forward(x)
+                        plan.backward(array(y.shape, dtype))
+                    else:
+                        plan.refresh()
+                        plan.forward(x)
+
+
+FAMILIES = (convolutions, pools, norms, activations, matrices, columns, formats, lanes, softmaxes, optimizers, windows, sums, more_columns, plans)
 
 
 def everything(dtype, families):
@@ -273,5 +413,5 @@ if __name__ == "__main__":
         os._exit(0)
     faulthandler.enable()
     cpu.set_algorithm(sys.argv[2])
-    everything(np.dtype(sys.argv[1]), FAMILIES if sys.argv[2] == "auto" else (convolutions,))
+    everything(np.dtype(sys.argv[1]), FAMILIES if sys.argv[2] == "auto" else (convolutions, plans))
     os._exit(0)  # the arrays that are left would be freed by an allocator that is gone

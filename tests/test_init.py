@@ -95,7 +95,7 @@ def test_get_finds_initialisers_by_name():
 def test_initialisers_reject():
     with pytest.raises(ValueError, match=r"xavier_uniform_: fan_in and fan_out need a weight with 2 or more axes, got 1 \(3\)"):
         init.xavier_uniform_(np.empty(3))
-    with pytest.raises(ValueError, match="kaiming_normal_: mode must be 'fan_in' or 'fan_out', got 'fan'"):
+    with pytest.raises(ValueError, match="kaiming_normal_: mode must be one of 'fan_in', 'fan_out', got 'fan'"):
         init.kaiming_normal_(np.empty((2, 2)), mode="fan")
     with pytest.raises(ValueError, match="nonlinearity must be one of .*, got 'swish'"):
         init.kaiming_normal_(np.empty((2, 2)), nonlinearity="swish")

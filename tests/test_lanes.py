@@ -61,7 +61,7 @@ class LayerByLayer:
                 kind, window, stride = pool
                 size = pool2d_output_size(x.shape[2:], window, stride, (0, 0), (1, 1), False)
                 if kind == "max":
-                    x, indices = reference.max_pool2d(x, window, stride, (0, 0), (1, 1), size)
+                    x, indices = reference.max_pool2d(x, window, stride, (0, 0), (1, 1), size, "indices")
                 else:
                     x = reference.avg_pool2d(x, window, stride, (0, 0), size, True, None)
             after = x

@@ -19,7 +19,10 @@ PACKAGE = ROOT / "fastcnn"
 FLOORS = {
     "fastcnn": 7,  # the package's own __init__: names of every floor, imported lazily
     "fastcnn.shapes": 1,
+    "fastcnn.options": 1,
     "fastcnn.random": 1,
+    "fastcnn.forks": 1,
+    "fastcnn.files": 1,
     "fastcnn.backends": 1,
     "fastcnn.backends.ops": 1,
     "fastcnn.backends.reference": 2,

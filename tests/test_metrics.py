@@ -93,7 +93,7 @@ def test_metrics_reject_what_does_not_fit():
         M.confusion_matrix([0], [-1], 3)
     with pytest.raises(ShapeError, match=r"scores must be \(2, C\), got 3x4"):
         M.top_k_accuracy(np.zeros((3, 4)), [0, 1])
-    with pytest.raises(ValueError, match="k must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         M.top_k_accuracy(np.zeros((1, 4)), [0], 0)
     with pytest.raises(ShapeError, match="scores of no class"):
         M.accuracy(np.zeros((2, 0)), [0, 1])

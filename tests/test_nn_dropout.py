@@ -77,7 +77,7 @@ def test_dropout_draws_anew_and_repeats_from_a_seed(kind, images):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_rejects_and_shows_p(kind, images):
-    with pytest.raises(ValueError, match=f"{kind.__name__}: p, the probability to drop, must be from 0 to 1, got 1.2"):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: p must be between 0 and 1, got 1.2"):
         kind(1.2)
     assert repr(kind(0.3)) == f"{kind.__name__}(p=0.3, inplace=False)"
     layer = kind(0.5)

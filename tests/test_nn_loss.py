@@ -131,12 +131,12 @@ def test_loss_is_worked_by_hand():
 
 @pytest.mark.parametrize("kind", ["CrossEntropyLoss", "NLLLoss", "MSELoss", "BCELoss", "BCEWithLogitsLoss"])
 def test_loss_rejects_options(kind):
-    with pytest.raises(ValueError, match=f"{kind}: reduction must be 'none', 'mean' or 'sum', got 'average'"):
+    with pytest.raises(ValueError, match=f"{kind}: reduction must be one of 'none', 'mean', 'sum', got 'average'"):
         getattr(nn, kind)(reduction="average")
 
 
 def test_cross_entropy_rejects_what_does_not_fit():
-    with pytest.raises(ValueError, match="label_smoothing must be from 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match="label_smoothing must be between 0 and 1, got 1.5"):
         nn.CrossEntropyLoss(label_smoothing=1.5)
     loss = nn.CrossEntropyLoss()
     with pytest.raises(ValueError, match="target holds 3 but input has 3 classes"):

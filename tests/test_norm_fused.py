@@ -7,7 +7,7 @@ import pytest
 from fastcnn import functional as F
 
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
-from fastcnn.backends.cpu import _norm, _windows, _winograd  # noqa: E402
+from fastcnn.backends.cpu import _norm, _pool, _winograd  # noqa: E402
 
 
 @pytest.fixture(params=cpu.available_isas(), autouse=True)
@@ -51,7 +51,7 @@ def layer_by_layer(x, normalised, scale, shift, activation, slope, pooled):
     z = y if activation is None else cpu.relu(y) if activation == "relu" else cpu.leaky_relu(y, slope)
     p, indices = z, None
     if pooled:
-        p, indices = cpu.max_pool2d(z, (2, 2), (2, 2), (0, 0), (1, 1), (z.shape[2] // 2, z.shape[3] // 2))
+        p, indices = cpu.max_pool2d(z, (2, 2), (2, 2), (0, 0), (1, 1), (z.shape[2] // 2, z.shape[3] // 2), "indices")
 
     def backward(g):
         if pooled:
@@ -230,9 +230,9 @@ def test_averages_in_the_same_pass(shape, size, stride, activation, slope, dtype
     z, _, _, backward = layer_by_layer(x, True, scale, shift, activation, slope, False)
     pooled = (*shape[:2], *((extent - k) // s + 1 for extent, k, s in zip(shape[2:], size, stride, strict=True)))
     expected, spread = empty_last(pooled, dtype), empty_last(shape, dtype)
-    _windows.mean(channels_last(z), expected, size, stride)
+    _pool.avg_pool2d(channels_last(z), size, stride, (0, 0), expected.shape[2:], True, None, out=expected)
     g = channels_last(rng.standard_normal(pooled).astype(dtype))
-    _windows.mean_backward(g, spread, size, stride)
+    _pool.avg_pool2d_backward(g, spread.shape, size, stride, (0, 0), True, None, out=spread)
     layers = _norm.Following(shape, dtype, True, 1e-5, activation, slope, (size, stride))
     out, grad = empty_last(pooled, dtype), empty_last(shape, dtype)
     layers.take_statistics(x, scale, shift)

@@ -5,6 +5,7 @@ Inputs are small integers, so every order of summation is exact: results are com
 
 import numpy as np
 import pytest
+from arrays import FORMATS, in_format, in_memory_format
 
 import fastcnn
 from bench import problems
@@ -14,7 +15,6 @@ from fastcnn.shapes import pool2d_output_size, resolve_padding
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
 
 PROBLEMS = {p.name: p for p in problems.load("correctness")}
-FORMATS = ("contiguous", "channels_last", "view")
 
 
 @pytest.fixture(params=cpu.available_isas())
@@ -38,27 +38,10 @@ def integers(rng, shape, dtype):
     return rng.integers(-4, 5, shape).astype(dtype)
 
 
-def in_format(array, fmt):
-    """The same values: C-contiguous, channels-last, or a view with gaps and a reversed axis."""
-    if fmt == "contiguous":
-        return array
-    if fmt == "channels_last":
-        return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    wide = np.full([2 * n for n in array.shape], 77, array.dtype)
-    wide[::2, ::2, ::-2, ::2] = array
-    return wide[::2, ::2, ::-2, ::2]
-
-
 def same_bits(actual, expected):
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     assert np.array_equal(actual, expected), f"max difference {np.abs(actual - expected).max()} at {np.argwhere(actual != expected)[0]}"
-
-
-def in_memory_format(result, argument):
-    """Results of channels-last arguments are channels-last, all others C-contiguous (also where the argument is both, having one channel or one pixel)."""
-    channels_last = argument.transpose(0, 2, 3, 1).flags.c_contiguous and not argument.flags.c_contiguous
-    return (result.transpose(0, 2, 3, 1) if channels_last else result).flags.c_contiguous
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=lambda p: p.name)
@@ -200,13 +183,28 @@ def test_max_pool2d_agrees(case, fmt, isa, dtype, rng):
     shape, kernel, stride, padding, dilation, ceil_mode = case
     size = pool2d_output_size(shape[2:], kernel, stride, padding, dilation, ceil_mode)
     x = integers(rng, shape, dtype)  # nine values in windows of up to thirty pixels: ties everywhere
-    expected, where = reference.max_pool2d(x, kernel, stride, padding, dilation, size)
-    output, indices = cpu.max_pool2d(in_format(x, fmt), kernel, stride, padding, dilation, size)
+    window = (kernel, stride, padding, dilation)
+    expected, where = reference.max_pool2d(x, *window, size, "indices")
+    _, inside = reference.max_pool2d(x, *window, size, "places")
+    output, indices = cpu.max_pool2d(in_format(x, fmt), *window, size, "indices")
     same_bits(output, expected)
     same_bits(indices, where)
     assert in_memory_format(output, in_format(x, fmt))
+    output, places = cpu.max_pool2d(in_format(x, fmt), *window, size, "places")
+    same_bits(output, expected)
+    same_bits(places, inside)
+    output, nothing = cpu.max_pool2d(in_format(x, fmt), *window, size, None)
+    same_bits(output, expected)
+    assert nothing is None
     g = integers(rng, output.shape, dtype)
-    same_bits(cpu.max_pool2d_backward(in_format(g, fmt), indices, shape), reference.max_pool2d_backward(g, where, shape))
+    expected = reference.max_pool2d_backward(g, where, shape)
+    same_bits(cpu.max_pool2d_backward(in_format(g, fmt), indices, shape), expected)
+    if places.dtype == np.int8:
+        same_bits(reference.max_pool2d_backward_places(g, inside, shape, *window), expected)
+        spread = cpu.max_pool2d_backward_places(in_format(g, fmt), places, shape, *window)
+        same_bits(spread, expected)
+        assert in_memory_format(spread, in_format(g, fmt))
+        same_bits(cpu.max_pool2d_backward_places(in_format(g, fmt), np.ascontiguousarray(places), shape, *window), expected)
     for ties in ("first", "all", "split"):
         for accumulate in (True, False):
             options = (kernel, stride, padding, dilation, ties, accumulate)
@@ -252,8 +250,8 @@ ADAPTIVE = [((8, 8), (1, 1)), ((8, 8), (4, 2)), ((7, 9), (3, 4)), ((3, 2), (5, 6
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_adaptive_pools_agree(size, output_size, fmt, isa, dtype, rng):
     x = integers(rng, (2, 17, *size), dtype)
-    expected, where = reference.adaptive_max_pool2d(x, output_size)
-    output, indices = cpu.adaptive_max_pool2d(in_format(x, fmt), output_size)
+    expected, where = reference.adaptive_max_pool2d(x, output_size, "indices")
+    output, indices = cpu.adaptive_max_pool2d(in_format(x, fmt), output_size, "indices")
     same_bits(output, expected)
     same_bits(indices, where)
     output = cpu.adaptive_avg_pool2d(in_format(x, fmt), output_size)
@@ -269,10 +267,11 @@ def test_max_pool2d_of_special_values_agrees(value, isa, dtype, rng):
     x[rng.random(x.shape) < 0.3] = value
     for fmt in FORMATS:
         options = ((3, 3), (2, 2), (1, 1), (1, 1), (4, 4))
-        output, indices = cpu.max_pool2d(in_format(x, fmt), *options)
-        expected, where = reference.max_pool2d(x, *options)
-        np.testing.assert_array_equal(output, expected)
-        np.testing.assert_array_equal(indices, where)
+        for winners in ("indices", "places", None):
+            output, told = cpu.max_pool2d(in_format(x, fmt), *options, winners)
+            expected, where = reference.max_pool2d(x, *options, winners)
+            np.testing.assert_array_equal(output, expected)
+            np.testing.assert_array_equal(told, where)
 
 
 def test_max_pool2d_backward_refuses_foreign_indices(rng):

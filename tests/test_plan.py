@@ -490,8 +490,8 @@ def test_steps_of_a_trainer_agree(name):
 def test_a_training_curve_follows_the_float64_reference():
     trainer, shape = make("strided", lr=0.02)
     with fastcnn.use_backend("reference"):
-        reference = fastcnn.Trainer(copy.deepcopy(trainer.model).double(), nn.CrossEntropyLoss(), None)
-        reference.optimizer = optim.SGD(reference.model.parameters(), 0.02, momentum=0.9)
+        model = copy.deepcopy(trainer.model).double()
+        reference = fastcnn.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.02, momentum=0.9))
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((24, *shape)).astype(np.float32), rng.integers(0, 10, 24)
     losses = []
@@ -824,7 +824,6 @@ def test_layers_that_do_not_fit_each_other_are_refused():
         (conv(3, 32, 3), conv(8, 8, 3)): r"1 \(Conv2d\)",
         (conv(3, 32, 3), nn.Flatten(), nn.Linear(7, 3)): r"2 \(Linear\)",
         (conv(3, 8, 3), nn.ReLU(), conv(8, 8, 5)): r"2 \(Conv2d\)",
-        (conv(3, 32, 3, padding="same", stride=2),): "stride",
     }.items():
         model = nn.Sequential(*layers)
         for mode in (True, False):
@@ -1103,3 +1102,13 @@ def test_large_cheap_outputs_are_made_again():
         model = nn.Sequential(nn.Conv2d(channels, filters, 5, rng=0), nn.BatchNorm2d(filters), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
         block = Block(list(model.named_children()), (2, channels, size, size), True)
         assert block.made_again(2, np.dtype(np.float32)) is expected
+
+
+@pytest.mark.parametrize(
+    ("filters", "batch", "expected"), [(36, 64, "images in lanes"), (36, 16, "channels-last"), (48, 64, "channels-last"), (20, 64, "images in lanes")]
+)
+def test_filters_that_fill_their_vectors_badly_leave_the_lanes_to_images(filters, batch, expected):
+    if cpu.isa() != "avx512":
+        pytest.skip(f"the numbers are those of 16 lanes; this is {cpu.isa()}")
+    model = nn.Sequential(nn.Conv2d(1, filters, 9), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(filters * 16, 3))
+    assert expected in str(model.plan((batch, 1, 16, 16))).splitlines()[2]

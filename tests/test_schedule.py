@@ -138,12 +138,12 @@ def test_onecycle_past_its_end_is_an_error_and_changes_nothing(strategy):
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: S.StepLR(make(), 0), "step_size must be 1 or more, got 0"),
-        (lambda: S.CosineAnnealingLR(make(), 0), "T_max must be 1 or more"),
+        (lambda: S.StepLR(make(), 0), "step_size must be at least 1, got 0"),
+        (lambda: S.CosineAnnealingLR(make(), 0), "T_max must be at least 1, got 0"),
         (lambda: S.LinearLR(make(), 0.0), "start_factor"),
         (lambda: S.LinearLR(make(), 0.5, 1.5), "end_factor"),
         (lambda: S.OneCycleLR(make(), 1.0), "give total_steps"),
-        (lambda: S.OneCycleLR(make(), 1.0, total_steps=0), "total_steps must be 1 or more"),
+        (lambda: S.OneCycleLR(make(), 1.0, total_steps=0), "total_steps must be at least 1, got 0"),
         (lambda: S.OneCycleLR(make(), 1.0, 5, pct_start=1.5), "pct_start"),
         (lambda: S.OneCycleLR(make(), 1.0, 5, anneal_strategy="sine"), "anneal_strategy"),
         (lambda: S.OneCycleLR(make(Adagrad), 1.0, 5), "Adagrad has neither"),

@@ -87,6 +87,16 @@ def test_what_fit_refuses():
         fit(nn.Linear(2, 2, device="meta"), data())
     with pytest.raises(ValueError, match="no batch_size"):
         fit(network(), DataLoader(TensorDataset(*data(4)), batch_size=None))
+    for bad, message in {
+        "module": "fit: module must be a torch.nn.Module, got int",
+        "optimizer": "fit: optimizer must be a torch.optim.Optimizer, got int",
+        "loss": "fit: loss must be a loss of torch.nn or fastcnn.nn, got int",
+    }.items():
+        with pytest.raises(TypeError, match=message):
+            fit(**{"module": network(), "train": data(4)} | {bad: 3})
+    with pytest.raises(NotConvertible, match="SGD has 4 parameters, but none of the model's 4: it was built for another model"):
+        fit(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), data(4),
+            optimizer=torch.optim.SGD(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).parameters(), 0.1))
     with pytest.raises(TypeError, match="must give"):
         fit(network(), DataLoader(TensorDataset(data(4)[0]), 2), progress=False)
 
@@ -127,10 +137,14 @@ def test_explain_says_what_cannot_be():
         explain(from_torch(network()), x)
 
 
-def test_the_bench_command_compares_all_ways(capsys):
+def test_the_bench_command_compares_all_ways(capsys, monkeypatch):
     from bench.__main__ import main
+    from bench.contest import Contest
+    from bench.worker import Server
 
+    monkeypatch.setattr(Contest, "start", Server)
     assert main(["bridge", "simple-cifar10", "--short", "--repeats", "1", "--batch", "4"]) == 0
     text = capsys.readouterr().out
-    for name in ("torch nchw", "torch channels_last", "use() nchw", "swap_ nchw", "swap_ channels_last", "converted"):
+    for name in ("torch nchw", "torch channels_last", "use() nchw", "swap_ nchw", "swap_ channels_last", "converted", "the recipe itself"):
         assert name in text
+    assert "wrong" not in text

@@ -277,7 +277,7 @@ def test_a_schedule_may_move_after_each_batch():
     history = fit(one, problem(20), epochs=2, batch_size=8, progress=False)
     rates = [schedule.OneCycleLR(optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 0.1, total_steps=6).lr_at(t) for t in range(6)]
     assert one.schedule.last_epoch == 6 and history["lr"] == [max(rates[:3]), max(rates[3:])]
-    with pytest.raises(ValueError, match="schedule_every must be 'epoch' or 'batch', got 'step'"):
+    with pytest.raises(ValueError, match="schedule_every must be one of 'epoch', 'batch', got 'step'"):
         Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule_every="step")
 
 

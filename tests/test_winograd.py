@@ -1,15 +1,13 @@
 """Winograd F(4x4, 3x3) against float64, on every instruction set, memory format and tail; and when it is chosen."""
 
+import gates
 import numpy as np
 import pytest
 
 import fastcnn
 from fastcnn import functional as F
-from fastcnn.backends import reference
 
 cpu = pytest.importorskip("fastcnn.backends.cpu", reason="the compiled backend is not built")
-
-U = 2.0**-24  # unit roundoff of float32
 
 
 @pytest.fixture(params=cpu.available_isas(), autouse=True)
@@ -40,45 +38,20 @@ def with_gaps(array):
     return np.repeat(np.repeat(array, 2, 1), 2, 3)[:, ::2, :, ::2]
 
 
-def tile_maximum(a):
-    """The largest value of each 4x4 tile, at all of its pixels: one large product spoils the whole tile, not only its own pixel."""
-    N, C, H, W = a.shape
-    padded = np.zeros((N, C, -(-H // 4) * 4, -(-W // 4) * 4))
-    padded[:, :, :H, :W] = a
-    tiles = padded.reshape(N, C, padded.shape[2] // 4, 4, padded.shape[3] // 4, 4).max(axis=(3, 5), keepdims=True)
-    return np.broadcast_to(tiles, (N, C, tiles.shape[2], 4, tiles.shape[4], 4)).reshape(padded.shape)[:, :, :H, :W]
-
-
-def gate(actual, expected, bound):
-    """At most 200 u times the bound per element and 8e-6 in the relative L2 norm."""
-    assert actual.dtype == np.float32 and actual.shape == expected.shape
-    error = np.abs(actual - expected)
-    assert (error <= 200 * U * bound).all(), f"{(error / (U * bound)).max():.0f} u"
-    assert np.linalg.norm(error) <= 8e-6 * np.linalg.norm(expected)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "n{}c{}h{}w{}_o{}_p{}".format(*c))
 def test_winograd_stays_within_its_error_bound(case, rng):
     N, C, H, W, O, P = case
     x, w, b = (rng.standard_normal(s).astype(np.float32) for s in ((N, C, H, W), (O, C, 3, 3), O))
     options = ((1, 1), ((P, P), (P, P)), (1, 1), 1)
-    double = [a.astype(np.float64) for a in (x, w, b)]
-    y = reference.conv2d(*double, *options)
-    g = rng.standard_normal(y.shape).astype(np.float32)
-    grad_input = reference.conv2d_grad_input(g.astype(np.float64), double[1], x.shape, *options)
-    grad_weight = reference.conv2d_grad_weight(g.astype(np.float64), double[0], w.shape, *options)
-    ax, aw, ab, ag = (np.abs(a) for a in (*double, g.astype(np.float64)))
-    forward_bound = tile_maximum(reference.conv2d(ax, aw, ab, *options))
-    input_bound = tile_maximum(reference.conv2d_grad_input(ag, aw, x.shape, *options))
-    weight_bound = reference.conv2d_grad_weight(ag, ax, w.shape, *options).max(axis=(2, 3), keepdims=True)  # the nine taps are one tile
+    g = rng.standard_normal((N, O, H + 2 * P - 2, W + 2 * P - 2)).astype(np.float32)
+    wanted = gates.expected(x, w, b, g, options)
     for convert in (np.ascontiguousarray, channels_last, with_gaps):
         xf, wf, gf = (convert(a) for a in (x, w, g))
         with fastcnn.use_algorithm("winograd"):
             assert fastcnn.explain("conv2d", xf, wf, b, padding=P).chosen == "winograd_4x4_3x3"
-            gate(F.conv2d(xf, wf, b, padding=P), y, forward_bound)
-            gi, gw, _ = F.conv2d_backward(gf, xf, wf, padding=P)
-        gate(gi, grad_input, input_bound)
-        gate(gw, grad_weight, weight_bound)
+            results = F.conv2d(xf, wf, b, padding=P), *F.conv2d_backward(gf, xf, wf, padding=P)[:2]
+        for (op, (result, bound)), actual in zip(wanted.items(), results, strict=True):
+            gates.gate(op, "winograd", actual, result, bound)
 
 
 def test_winograd_takes_an_empty_batch(rng):

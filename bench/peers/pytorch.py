@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -77,12 +78,22 @@ class Torch(Library):
             return None
         return Contender(self.name, partial(getattr(torch.nn.functional, name), *map(self.tensor, arrays), **options), torch.inference_mode)
 
+    def network(self, model: nn.Module) -> torch.nn.Module:
+        """Our model's twin."""
+        from bench import twin
+
+        return twin.module(model).to(memory_format=self.layout)
+
+    def scope(self) -> AbstractContextManager:
+        """What a network runs in, in training."""
+        return nullcontext()
+
     def step(self, model: nn.Module, trainer: Trainer, x: np.ndarray, y: np.ndarray) -> tuple[Contender, object]:
         import torch
 
         from bench import twin
 
-        network = twin.module(model).to(memory_format=self.layout)
+        network = self.network(model)
         loss = twin.module(trainer.loss)
         optimizer = twin.optimizer(trainer.optimizer, [parameter for parameter in network.parameters() if parameter.requires_grad])
         images, labels = self.tensor(x), torch.from_numpy(y)
@@ -90,7 +101,8 @@ class Torch(Library):
 
         def step() -> float:
             optimizer.zero_grad()
-            value = loss(run(images), labels)
+            with self.scope():
+                value = loss(run(images), labels)
             value.backward()
             optimizer.step()
             return value.item()
@@ -100,9 +112,7 @@ class Torch(Library):
     def inference(self, model: nn.Module, recipe: recipes.Recipe, x: np.ndarray) -> Contender:
         import torch
 
-        from bench import twin
-
-        network = twin.module(model).eval().to(memory_format=self.layout)
+        network = self.network(model).eval()
         return Contender(self.name, partial(torch.compile(network) if self.compiled else network, self.tensor(x)), torch.inference_mode)
 
     def layer(self, at: Activations) -> object | None:

@@ -61,10 +61,14 @@ _op("im2col", "input kernel_size dilation padding stride columns",
     "unfold, its elements (n, c, kh, kw, oh, ow) ordered as said")
 _op("col2im", "input input_shape kernel_size dilation padding stride columns",
     "columns as of im2col -> (N,C,H,W) = input_shape", "the transpose of im2col: overlapping values are added")
-_op("max_pool2d", "input kernel_size stride padding dilation output_size",
-    "(N,C,H,W) -> (N,C,OH,OW), indices int64 (N,C,OH,OW)", "window maximum; indices h*W + w of the first maximum, of the last NaN if there is one")
+_op("max_pool2d", "input kernel_size stride padding dilation output_size winners",
+    "(N,C,H,W) -> (N,C,OH,OW), (N,C,OH,OW) or None",
+    "window maximum; where the first maximum is, the last NaN if there is one, as `winners` asks: None: not told (None); 'indices': h*W + w, int64; "
+    "'places': kh*KW + kw, int8, or as 'indices' where KH*KW > 127")
 _op("max_pool2d_backward", "grad_output indices input_shape",
     "(N,C,OH,OW), (N,C,OH,OW) -> (N,C,H,W)", "grad_input[n,c].flat[indices] += grad_output; serves adaptive_max_pool2d too")
+_op("max_pool2d_backward_places", "grad_output places input_shape kernel_size stride padding dilation",
+    "(N,C,OH,OW), int8 (N,C,OH,OW) -> (N,C,H,W)", "the same with max_pool2d's places; a place outside its window or the input gets nothing")
 _op("max_pool2d_backward_ties", "grad_output input kernel_size stride padding dilation ties accumulate",
     "(N,C,OH,OW), (N,C,H,W) -> (N,C,H,W)",
     "every pixel that equals its window's maximum gets grad_output ('all') or grad_output / how many there are ('split'), the first of them all of it "
@@ -77,7 +81,8 @@ _op("avg_pool2d_backward", "grad_output input_shape kernel_size stride padding c
 _op("adaptive_avg_pool2d", "input output_size",
     "(N,C,H,W) -> (N,C,OH,OW)", "mean of rows floor(oh*H/OH) to ceil((oh+1)*H/OH), columns likewise")
 _op("adaptive_avg_pool2d_backward", "grad_output input_shape", "(N,C,OH,OW) -> (N,C,H,W)", "grad_output / window size, added to the window")
-_op("adaptive_max_pool2d", "input output_size", "(N,C,H,W) -> (N,C,OH,OW), indices int64 (N,C,OH,OW)", "as max_pool2d, over adaptive windows")
+_op("adaptive_max_pool2d", "input output_size winners", "(N,C,H,W) -> (N,C,OH,OW), int64 (N,C,OH,OW) or None",
+    "as max_pool2d over adaptive windows; winners None or 'indices'")
 
 # Normalisation. z = (input - mean) / sqrt(var + eps), var biased.
 _op("batch_norm", "input weight bias mean var eps",

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import functional
 from ..backend import current
+from ..shapes import ShapeError, by
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -38,6 +39,22 @@ def _promoted(op: str, arrays: tuple[Any, ...]) -> list[np.ndarray]:
     dtype = np.result_type(*(array.dtype for array in found))
     dtype = F64 if dtype.kind in "biu" or dtype.itemsize == 8 else F32
     return [array if array.dtype == dtype else array.astype(dtype) for array in found]
+
+
+def class_numbers(op: str, name: str, values: Any, scores: np.ndarray) -> np.ndarray:
+    """One class number for each row of scores (N, C): NumPy's indexing would take -1 for the last class, and one number for all rows."""
+    values = np.asarray(values)
+    if scores.ndim != 2:
+        raise ShapeError(f"{op}: scores must be (N, C), got {scores.ndim} axes ({by(scores.shape) or 'a scalar'})")
+    N, classes = scores.shape
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} must hold class numbers (integers), got {values.dtype}")
+    if values.shape != (N,):
+        raise ShapeError(f"{op}: {name} has shape {by(values.shape) or 'scalar'} but there are {N} rows of scores: expected {N}")
+    wrong = values[(values < 0) | (values >= classes)]
+    if wrong.size:
+        raise ValueError(f"{op}: {name} holds {wrong[0]} but there are {classes} classes, 0 to {classes - 1}")
+    return values
 
 
 def _algorithm(dtype: np.dtype) -> str | None:

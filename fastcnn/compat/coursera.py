@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..functional import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from ..options import integer
+from ..shapes import ShapeError, by, check_bytes
 from ._arrays import common, conv2d, conv2d_backward
 from ._install import Course, Installation
 from ._install import install as _install
@@ -40,7 +42,13 @@ __all__ = [
 
 def zero_pad(X: np.ndarray, pad: int) -> np.ndarray:
     """(m, n_H, n_W, n_C) -> (m, n_H + 2*pad, n_W + 2*pad, n_C), zeros around; keeps the dtype."""
+    if not isinstance(X, np.ndarray):
+        raise TypeError(f"zero_pad: X must be a numpy.ndarray, got {type(X).__name__}")
+    if X.ndim != 4:
+        raise ShapeError(f"zero_pad: X must be 4-D (m, n_H, n_W, n_C), got {X.ndim}-D {by(X.shape) or 'scalar'}")
+    pad = integer(pad, "zero_pad", "pad", 0)
     m, n_H, n_W, n_C = X.shape
+    check_bytes("zero_pad", (m or 1, n_H + 2 * pad, n_W + 2 * pad, n_C), X.itemsize)
     X_pad = np.zeros((m, n_H + 2 * pad, n_W + 2 * pad, n_C), X.dtype)
     X_pad[:, pad : pad + n_H, pad : pad + n_W] = X
     return X_pad
@@ -48,6 +56,10 @@ def zero_pad(X: np.ndarray, pad: int) -> np.ndarray:
 
 def conv_single_step(a_slice_prev: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.floating:
     """One window (f, f, n_C_prev) with one filter of that shape and one bias (1, 1, 1): a number."""
+    if np.shape(a_slice_prev) != np.shape(W):
+        raise ShapeError(f"conv_single_step: a_slice_prev is {by(np.shape(a_slice_prev)) or 'a scalar'} but W is {by(np.shape(W)) or 'a scalar'}")
+    if np.size(b) != 1:
+        raise ShapeError(f"conv_single_step: b must be one number, got {by(np.shape(b))}")
     return np.sum(a_slice_prev * W) + np.asarray(b).item()
 
 

@@ -33,6 +33,7 @@ from ..functional import (
     max_pool2d,
     max_pool2d_backward,
 )
+from ..options import integer
 from ._arrays import common, conv2d, conv2d_backward
 from ._install import Course, Installation
 from ._install import install as _install
@@ -87,6 +88,7 @@ class _Upsample:
 
     def forward(self, A: np.ndarray) -> np.ndarray:
         """n values along an axis become factor*(n - 1) + 1, zeros between them."""
+        integer(self.upsampling_factor, type(self).__name__, "upsampling_factor", 1)
         return _spread(A, tuple(self.upsampling_factor * (n - 1) + 1 for n in A.shape[2:]), self.upsampling_factor)
 
     def backward(self, dLdZ: np.ndarray) -> np.ndarray:
@@ -100,6 +102,7 @@ class _Downsample:
 
     def forward(self, A: np.ndarray) -> np.ndarray:
         """Every factor-th value."""
+        integer(self.downsampling_factor, type(self).__name__, "downsampling_factor", 1)
         self.input_shape = A.shape[2:]
         return _kept(A, A.ndim - 2, self.downsampling_factor)
 

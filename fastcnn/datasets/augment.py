@@ -12,6 +12,7 @@ from numbers import Integral
 
 import numpy as np
 
+from ..options import number
 from .transforms import pad_to, pair
 
 Transform = Callable[..., np.ndarray]
@@ -51,9 +52,7 @@ class RandomHorizontalFlip:
     random = True
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"RandomHorizontalFlip: p must lie in 0..1, got {p}")
-        self.p = p
+        self.p = number(p, "RandomHorizontalFlip", "p", 0, 1)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         flipped = rng.random(len(images)) < self.p

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..options import seed as checked_seed
 from .lazy import LazyImages
 
 
@@ -98,8 +99,10 @@ def split(dataset: Dataset, sizes_or_fractions: Sequence[int] | Sequence[float],
     stratify            every part gets each class in the dataset's proportion, to within one image per class at each of its two ends
     Raises              ValueError if the parts are negative or need more images than there are; TypeError for a mixture of ints and floats
     """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"split: dataset must be a Dataset, got {type(dataset).__name__}")
     sizes = _sizes(len(dataset), sizes_or_fractions)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed, "split"))
     order = _interleaved(dataset.labels, rng) if stratify else rng.permutation(len(dataset))
     parts, start = [], 0
     for size in sizes:
@@ -110,6 +113,8 @@ def split(dataset: Dataset, sizes_or_fractions: Sequence[int] | Sequence[float],
 
 
 def _sizes(total: int, wanted: Sequence[int] | Sequence[float]) -> list[int]:
+    if not isinstance(wanted, (tuple, list, np.ndarray)):
+        raise TypeError(f"split: sizes_or_fractions must be a list, got {type(wanted).__name__} {wanted!r}")
     wanted = list(wanted)
     if any(isinstance(size, bool) or not isinstance(size, Real) for size in wanted):
         raise TypeError(f"split: sizes must be ints or floats, got {wanted}")

@@ -6,6 +6,7 @@ pooch (extra `data`) verifies and places; it does not resume, so `Resume` is the
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -27,6 +28,7 @@ ATTEMPTS = 3  # per mirror
 WAIT_SECONDS = 1.0  # before the second attempt; twice that before the third
 TIMEOUT_SECONDS = 30  # without a byte
 CHUNK_BYTES = 1 << 18
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # no second attempt makes room on the disk
 MAX_BYTES = 1 << 30  # six times the largest file below; a server that sends more is not sending that file
 
 logger = logging.getLogger("fastcnn")
@@ -130,7 +132,7 @@ class Resume:
             except OSError as error:
                 code = getattr(error, "code", 0)  # urllib's HTTPError is an OSError with one
                 gone = 400 <= code < 500 and code not in (408, 416, 429)
-                if gone or attempt == ATTEMPTS:
+                if gone or error.errno in FULL or attempt == ATTEMPTS:
                     raise
                 logger.info("%s: %s; attempt %d of %d follows", url, error, attempt + 1, ATTEMPTS)
                 time.sleep(WAIT_SECONDS * attempt)

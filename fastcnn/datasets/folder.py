@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files import write_atomically
 from .dataset import Dataset, DatasetError
 from .lazy import LazyImages
 from .transforms import pair
@@ -81,7 +83,9 @@ def save_image_folder(dataset: Dataset, root: str | os.PathLike[str]) -> None:
     for i, label in enumerate(dataset.labels):
         pixels = dataset.images[i]
         picture = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
-        picture.save(root / dataset.classes[label] / f"{i:0{digits}}.png")
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        write_atomically(root / dataset.classes[label] / f"{i:0{digits}}.png", content.getvalue(), flush=False)
 
 
 class _Reader(NamedTuple):

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import choice
 from ..shapes import ShapeError
-from ._check import array, choice, contiguous, shape_text
+from ._check import array, contiguous, shape_text
 
 LAYOUTS = ("NCHW", "NHWC")
 _NO_WEIGHT = object()
@@ -35,7 +36,7 @@ def to_nhwc(value: np.ndarray) -> np.ndarray:
     value = value[None] if single else value
     last = value.transpose(0, 2, 3, 1)
     if not last.flags.c_contiguous:  # an input of one channel or one pixel has both formats, and its result is in the other one
-        last = last.copy(order="C") if value.dtype == np.int64 else current().channels_last(value).transpose(0, 2, 3, 1)
+        last = last.copy(order="C") if value.dtype.kind == "i" else current().channels_last(value).transpose(0, 2, 3, 1)
     return last[0] if single else last
 
 

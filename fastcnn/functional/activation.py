@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import choice, flag, integer, number
 from ..random import default_rng
 from ..shapes import ShapeError
-from ._check import array, choice, flag, formatted, integer, like, number, of_dtype, shape_text, shaped
+from ._check import array, formatted, like, of_dtype, shape_text, shaped
 
 _BOOL = np.dtype(np.bool_)
 

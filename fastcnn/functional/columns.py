@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import choice, integer, pair
 from ..shapes import ShapeError, by, check_bytes, conv2d_output_size
-from ._check import array, choice, contiguous, images, integer, pair, shape_text
+from ._check import array, contiguous, images, shape_text
 from ._layout import LAYOUTS, from_nhwc, to_nhwc
 
 COLUMNS = ("torch", "dlfs", "cs231n", "cs231n_6d")

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current, use_algorithm
+from ..options import integer, pair, single
 from ..shapes import ShapeError, check_bytes, conv2d_output_size, conv_transpose2d_output_size, resolve_padding
-from ._check import array, batched, contiguous, formatted, images, integer, like, mask3, pair, shape_text, shaped, single, wrong_shape
+from ._check import array, batched, contiguous, formatted, images, like, mask3, shape_text, shaped, wrong_shape
 from ._layout import in_nhwc
 
 Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
@@ -246,7 +247,7 @@ def _transposed(
     """(output shape, shape, crop, stride, padding, dilation, groups): the conv2d of that input shape whose input gradient is the transposed convolution.
 
     output_padding uncovers rows that the padding at the far edge had cut off, so it lowers that padding. Where it exceeds the padding there are
-    rows that no input pixel reaches: then the uncropped output is computed and `crop`, a padding for `pad`, cuts and extends it.
+    rows that no input pixel reaches: then the uncropped output is computed and _moved up and left by `crop`, which may be beyond its end.
     """
     if weight.ndim != 4:
         raise ShapeError(f"{op}: weight must be 4-D (C, O/groups, KH, KW), got {weight.ndim}-D {shape_text(weight.shape)}")
@@ -266,7 +267,22 @@ def _transposed(
     if EH <= PH and EW <= PW:
         return shape, shape, None, stride, ((PH, PH - EH), (PW, PW - EW)), dilation, groups
     full = (*shape[:2], OH + 2 * PH - EH, OW + 2 * PW - EW)
-    return shape, full, ((0, 0), (0, 0), (-PH, EH - PH), (-PW, EW - PW)), stride, ((0, 0), (0, 0)), dilation, groups
+    return shape, full, (PH, PW), stride, ((0, 0), (0, 0)), dilation, groups
+
+
+def _moved(source: np.ndarray, shape: tuple[int, ...], down: int, across: int) -> np.ndarray:
+    """Images of this shape that hold source[h + down, w + across] at (h, w), and 0 where source has no such pixel."""
+    result = np.zeros(shape, source.dtype)
+    (rows, from_rows), (cols, from_cols) = (_overlap(shape[axis], source.shape[axis], by) for axis, by in ((2, down), (3, across)))
+    result[:, :, rows, cols] = source[:, :, from_rows, from_cols]
+    return result
+
+
+def _overlap(size: int, of_source: int, by: int) -> tuple[slice, slice]:
+    """Where positions i of an axis and i + by of the source's both exist."""
+    start = max(0, -by)
+    stop = max(start, min(size, of_source - by))
+    return slice(start, stop), slice(start + by, stop + by)
 
 
 def conv_transpose2d(
@@ -294,7 +310,7 @@ def conv_transpose2d(
         bias = _bias(bias, input, shape[1], op, f"weight has {shape[1] // groups} filters in each of {groups} groups")
     output = current().conv2d_grad_input(input, weight, reached, stride, padding, dilation, groups)
     if crop is not None:
-        output = current().pad(output, crop, "constant", 0.0)
+        output = _moved(output, shape, *crop)
     if bias is not None:
         output += bias[:, None, None]
     output = formatted(output, input)
@@ -326,7 +342,7 @@ def conv_transpose2d_backward(
     want_input, want_weight, want_bias = mask3(output_mask, op, need_dx)
     backend = current()
     grad_input = grad_weight = grad_bias = None
-    reaching = grad_output if crop is None else backend.pad_backward(grad_output, reached, crop, "constant")
+    reaching = grad_output if crop is None else _moved(grad_output, reached, -crop[0], -crop[1])
     if want_input:
         grad_input = formatted(backend.conv2d(reaching, weight, None, stride, padding, dilation, groups), input)
         grad_input = grad_input[0] if unbatched else grad_input

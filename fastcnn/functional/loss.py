@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current, on_device
+from ..options import choice, integer, number
 from ..shapes import ShapeError
-from ._check import array, choice, formatted, integer, like, number, of_dtype, shape_text, shaped
+from ._check import array, formatted, like, of_dtype, shape_text, shaped
 
 Loss = np.ndarray | np.floating
 _REDUCTIONS = ("none", "mean", "sum")

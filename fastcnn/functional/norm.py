@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import flag, integer, number
 from ..shapes import ShapeError
-from ._check import array, flag, formatted, integer, number, shape_text, shaped
+from ._check import array, formatted, shape_text, shaped
 
 Three = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current, on_device
+from ..options import choice, flag, integer, pair
 from ..shapes import ShapeError, by, check_bytes, conv2d_output_size, pool2d_output_size
-from ._check import array, batched, choice, flag, formatted, images, integer, of_dtype, pair, shape_text
+from ._check import array, batched, formatted, images, of_dtype, shape_text
 from ._layout import in_nhwc
 
 PairLike = int | tuple[int, int]
@@ -42,21 +43,27 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
+    return_places: bool = False,
     layout: str = "NCHW",
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Window maxima, (N,C,H,W) or (C,H,W) -> (N,C,OH,OW) or (C,OH,OW); with return_indices also their int64 positions h*W + w.
 
-    stride defaults to kernel_size. The first maximum wins a tie; NaN propagates; padding never wins. layout "NHWC": channels last, in and out.
+    return_places instead: their places in their windows, kh*KW + kw, int8 (as return_indices for windows of more than 127 pixels): an eighth of the
+    memory, and all that max_pool2d_backward needs. stride defaults to kernel_size. The first maximum wins a tie; NaN propagates; padding never wins.
+    layout "NHWC": channels last, in and out.
     """
     if layout != "NCHW":
         options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
-        return in_nhwc(max_pool2d, "max_pool2d", layout, {"input": input}, return_indices=return_indices, **options)
+        return in_nhwc(max_pool2d, "max_pool2d", layout, {"input": input}, return_indices=return_indices, return_places=return_places, **options)
     input, unbatched = images(input, "max_pool2d", "input")
     options = _window("max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode)
-    output, indices = current().max_pool2d(input, *options)
-    if not flag(return_indices, "max_pool2d", "return_indices"):
+    wants_indices, wants_places = flag(return_indices, "max_pool2d", "return_indices"), flag(return_places, "max_pool2d", "return_places")
+    if wants_indices and wants_places:
+        raise ValueError("max_pool2d: return_indices and return_places are both True; one of them tells where the maxima are")
+    output, winners = current().max_pool2d(input, *options, "indices" if wants_indices else "places" if wants_places else None)
+    if winners is None:
         return _unbatch(output, input, unbatched)
-    return _unbatch(output, input, unbatched), _unbatch(indices, input, unbatched)
+    return _unbatch(output, input, unbatched), _unbatch(winners, input, unbatched)
 
 
 def _checked_indices(op: str, indices: Any, unbatched: bool, shape: tuple[int, ...], plane: tuple[int, int]) -> np.ndarray:
@@ -73,6 +80,18 @@ def _checked_indices(op: str, indices: Any, unbatched: bool, shape: tuple[int, .
     return indices if indices.dtype.isnative and indices.flags.aligned else indices.astype(np.int64)
 
 
+def _checked_places(places: Any, unbatched: bool, shape: tuple[int, ...]) -> np.ndarray:
+    """Places given by the caller. Backends write nothing for one that lies in no window."""
+    op = "max_pool2d_backward"
+    if not isinstance(places, np.ndarray) or places.dtype != np.int8:
+        got = places.dtype if isinstance(places, np.ndarray) else type(places).__name__
+        raise TypeError(f"{op}: places must be an int8 array, or an int64 one for windows of more than 127 pixels, as max_pool2d returns it, got {got}")
+    places = places[None] if unbatched else places
+    if places.shape != shape:
+        raise ShapeError(f"{op}: places has shape {shape_text(places.shape)} but the output of the pool is {shape_text(shape)}")
+    return places
+
+
 def max_pool2d_backward(
     grad_output: np.ndarray,
     input: np.ndarray,
@@ -83,14 +102,16 @@ def max_pool2d_backward(
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
+    return_places: bool = False,
     indices: np.ndarray | None = None,
+    places: np.ndarray | None = None,
     ties: str = "first",
     accumulate: bool = True,
     layout: str = "NCHW",
 ) -> np.ndarray:
-    """grad_input of max_pool2d. return_indices is accepted and not needed.
+    """grad_input of max_pool2d. return_indices and return_places are accepted and not needed.
 
-    indices     those of the forward pass (found again if None); not looked at with other `ties` than "first", or with accumulate=False
+    indices, places   either of the forward pass (found again without them); not looked at with other `ties` than "first", or with accumulate=False
     ties        "first": the whole gradient to the first maximum of a window, as PyTorch; "all": the whole gradient to every tied maximum;
                 "split": the gradient in equal parts to the tied maxima. A window with a NaN gives it to the last NaN ("first") or to nobody
     accumulate  where windows overlap: True adds their gradients, the derivative; False leaves that of the last window, in reading order
@@ -98,7 +119,7 @@ def max_pool2d_backward(
     op = "max_pool2d_backward"
     if layout != "NCHW":
         options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
-        arrays = {"grad_output": grad_output, "input": input, "indices": indices}
+        arrays = {"grad_output": grad_output, "input": input, "indices": indices, "places": places}
         return in_nhwc(max_pool2d_backward, op, layout, arrays, ties=ties, accumulate=accumulate, **options)
     input, unbatched = images(input, op, "input")
     kernel, stride, padding, dilation, output_size = _window(op, input, kernel_size, stride, padding, dilation, ceil_mode)
@@ -107,11 +128,21 @@ def max_pool2d_backward(
     if choice(ties, op, "ties", ("first", "all", "split")) != "first" or not flag(accumulate, op, "accumulate"):
         spread = current().max_pool2d_backward_ties(grad_output, input, kernel, stride, padding, dilation, ties, flag(accumulate, op, "accumulate"))
         return _unbatch(spread, input, unbatched)
-    if indices is None:
-        _, indices = current().max_pool2d(input, kernel, stride, padding, dilation, output_size)
-    else:
+    if indices is not None and places is not None:
+        raise ValueError(f"{op}: indices and places are both given; one of them tells where the maxima are")
+    if places is not None and isinstance(places, np.ndarray) and places.dtype == np.int64:
+        indices, places = places, None
+    if indices is not None:
         indices = _checked_indices(op, indices, unbatched, shape, input.shape[2:])
-    return _unbatch(current().max_pool2d_backward(grad_output, indices, input.shape), input, unbatched)
+    elif places is not None:
+        places = _checked_places(places, unbatched, shape)
+    else:
+        _, places = current().max_pool2d(input, kernel, stride, padding, dilation, output_size, "places")
+        if places.dtype == np.int64:
+            indices = places
+    if indices is not None:
+        return _unbatch(current().max_pool2d_backward(grad_output, indices, input.shape), input, unbatched)
+    return _unbatch(current().max_pool2d_backward_places(grad_output, places, input.shape, kernel, stride, padding, dilation), input, unbatched)
 
 
 def _divisor(op: str, divisor_override: Any) -> int | None:
@@ -217,8 +248,9 @@ def adaptive_max_pool2d(
     if layout != "NCHW":
         return in_nhwc(adaptive_max_pool2d, op, layout, {"input": input}, output_size=output_size, return_indices=return_indices)
     input, unbatched = images(input, op, "input")
-    output, indices = current().adaptive_max_pool2d(input, _adaptive_size(op, input, output_size))
-    if not flag(return_indices, op, "return_indices"):
+    wants_indices = flag(return_indices, op, "return_indices")
+    output, indices = current().adaptive_max_pool2d(input, _adaptive_size(op, input, output_size), "indices" if wants_indices else None)
+    if indices is None:
         return _unbatch(output, input, unbatched)
     return _unbatch(output, input, unbatched), _unbatch(indices, input, unbatched)
 
@@ -242,7 +274,7 @@ def adaptive_max_pool2d_backward(
     shape = (*input.shape[:2], *size)
     grad_output = batched(grad_output, unbatched, input, shape, op, "grad_output", _MATCH.format("adaptive_max_pool2d"))
     if indices is None:
-        _, indices = current().adaptive_max_pool2d(input, size)
+        _, indices = current().adaptive_max_pool2d(input, size, "indices")
     else:
         indices = _checked_indices(op, indices, unbatched, shape, input.shape[2:])
     return _unbatch(current().max_pool2d_backward(grad_output, indices, input.shape), input, unbatched)

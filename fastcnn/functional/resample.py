@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..options import MAX_INT, choice, flag, integer, number, pair
 from ..shapes import ShapeError, by, check_bytes
-from ._check import MAX_INT, array, choice, flag, formatted, integer, number, pair, shape_text, shaped
+from ._check import array, formatted, shape_text, shaped
 
 _PAD_MODES = ("constant", "reflect", "replicate", "circular")
 

@@ -12,13 +12,15 @@ from numpy.typing import DTypeLike
 from fastcnn import functional as F
 from fastcnn.nn.module import Module, as_float_dtype
 from fastcnn.nn.parameter import Parameter
+from fastcnn.options import MAX_INT, choice, flag, integer, number
+from fastcnn.shapes import check_bytes
 
 
 class _Inplace(Module):
     """An activation whose only option is torch's inplace."""
 
     def __init__(self, inplace: bool = False) -> None:
-        self.inplace = inplace
+        self.inplace = flag(inplace, type(self).__name__, "inplace")
 
     def extra_repr(self) -> str:
         return "inplace=True" if self.inplace else ""
@@ -45,7 +47,7 @@ class LeakyReLU(Module):
     """x where positive, else negative_slope * x."""
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
-        self.negative_slope, self.inplace = negative_slope, inplace
+        self.negative_slope, self.inplace = number(negative_slope, "LeakyReLU", "negative_slope"), flag(inplace, "LeakyReLU", "inplace")
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.leaky_relu(input, self.negative_slope)
@@ -64,8 +66,10 @@ class PReLU(Module):
     """x where positive, else weight * x, weight trained: one for all channels, or one per channel (He et al. 2015, arXiv:1502.01852)."""
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: DTypeLike = np.float32) -> None:
-        self.num_parameters, self.init = num_parameters, init
-        self.weight = Parameter(np.full(num_parameters, init, as_float_dtype(dtype)))
+        self.num_parameters, self.init = integer(num_parameters, "PReLU", "num_parameters", 1), number(init, "PReLU", "init")
+        dtype = as_float_dtype(dtype)
+        check_bytes("PReLU", (self.num_parameters,), dtype.itemsize, "weight")
+        self.weight = Parameter(np.full(self.num_parameters, self.init, dtype))
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.prelu(input, self.weight.data)
@@ -86,7 +90,7 @@ class ELU(Module):
     """x where positive, else alpha * (exp(x) - 1) (Clevert et al. 2016, arXiv:1511.07289)."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
-        self.alpha, self.inplace = alpha, inplace
+        self.alpha, self.inplace = number(alpha, "ELU", "alpha"), flag(inplace, "ELU", "inplace")
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.elu(input, self.alpha)
@@ -118,7 +122,7 @@ class GELU(Module):
     """x * Phi(x), Phi the normal distribution function; approximate="tanh" for the approximation (Hendrycks & Gimpel 2016)."""
 
     def __init__(self, approximate: str = "none") -> None:
-        self.approximate = approximate
+        self.approximate = choice(approximate, "GELU", "approximate", ("none", "tanh"))
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.gelu(input, self.approximate)
@@ -150,7 +154,9 @@ class Softplus(Module):
     """log(1 + exp(beta * x)) / beta, and x itself where beta * x > threshold."""
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
-        self.beta, self.threshold = beta, threshold
+        self.beta, self.threshold = number(beta, "Softplus", "beta"), number(threshold, "Softplus", "threshold")
+        if not self.beta:
+            raise ValueError(f"Softplus: beta must not be 0, got {beta!r}")
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.softplus(input, self.beta, self.threshold)
@@ -195,7 +201,7 @@ class Softmax(Module):
     """exp(x) / sum(exp(x)) along axis dim. (CrossEntropyLoss wants logits, not these.)"""
 
     def __init__(self, dim: int | None = None) -> None:
-        self.dim = dim
+        self.dim = None if dim is None else integer(dim, type(self).__name__, "dim", -MAX_INT)
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.softmax(input, self.dim)
@@ -214,7 +220,7 @@ class LogSoftmax(Module):
     """log(softmax(x)) along axis dim; NLLLoss goes with it."""
 
     def __init__(self, dim: int | None = None) -> None:
-        self.dim = dim
+        self.dim = None if dim is None else integer(dim, type(self).__name__, "dim", -MAX_INT)
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.log_softmax(input, self.dim)

@@ -6,6 +6,7 @@ modules together: changes are rare, looking is not.
 
 from __future__ import annotations
 
+import os
 from itertools import count
 from threading import Lock
 
@@ -35,3 +36,13 @@ def move(before: int, after: int | None = None) -> int | None:
         known = _latest == before
         _latest = next(_numbers) if after is None or not known else after
         return _latest if known else None
+
+
+def _in_child() -> None:
+    """A forked child has none of the threads that may have held the lock."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastcnn.nn import changes
 from fastcnn.nn.module import Module
+from fastcnn.options import MAX_INT, integer
 from fastcnn.shapes import ShapeError, by
 
 
@@ -151,6 +152,9 @@ class Residual(Module):
     """
 
     def __init__(self, body: Module, shortcut: Module | None = None) -> None:
+        for name, path in (("body", body), ("shortcut", shortcut)):
+            if not isinstance(path, Module) and (path is not None or name == "body"):
+                raise TypeError(f"Residual: {name} must be a Module, got {type(path).__name__}")
         self.body = body
         self.shortcut = shortcut
         check_distinct(self)
@@ -178,7 +182,7 @@ class Concat(_Container):
 
     def __init__(self, *branches: Module | Mapping[str, Module], dim: int = 1) -> None:
         super().__init__(*branches)
-        self.dim = dim
+        self.dim = integer(dim, "Concat", "dim", -MAX_INT)
 
     def _empty(self) -> Concat:
         return Concat(dim=self.dim)

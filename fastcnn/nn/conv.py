@@ -11,14 +11,10 @@ from fastcnn import functional as F
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, as_float_dtype
 from fastcnn.nn.parameter import Parameter
-from fastcnn.shapes import ShapeError, by, kernel_extent
+from fastcnn.options import choice, flag, integer, pair, single
+from fastcnn.shapes import ShapeError, by, check_bytes, kernel_extent
 
 IntOrPair = int | tuple[int, int]
-
-
-def _repeat(value: int | Sequence[int], count: int) -> tuple[int, ...]:
-    """(3, 3) for 3; a sequence as a tuple, whose length the functional checks."""
-    return (value,) * count if isinstance(value, (int, np.integer)) else tuple(value)
 
 
 class _Conv(Module):
@@ -42,28 +38,38 @@ class _Conv(Module):
         rng: init.Rng,
     ) -> None:
         op = type(self).__name__
-        if min(in_channels, out_channels, groups) < 1:
-            raise ShapeError(f"{op}: in_channels, out_channels and groups must be 1 or more, got {in_channels}, {out_channels} and {groups}")
+        in_channels, out_channels = integer(in_channels, op, "in_channels", 1), integer(out_channels, op, "out_channels", 1)
+        groups = integer(groups, op, "groups", 1)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels % groups:
                 raise ShapeError(f"{op}: groups {groups} does not divide {name} {channels}")
-        modes = ("zeros",) if self.transposed else ("zeros", "reflect", "replicate", "circular")
-        if padding_mode not in modes:
-            raise ValueError(f"{op}: padding_mode must be {' or '.join(map(repr, modes))}, got {padding_mode!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = (_repeat(value, self.axes) for value in (kernel_size, stride, dilation))
-        self.padding = padding if isinstance(padding, str) else _repeat(padding, self.axes)
+        self.kernel_size, self.stride = self._sizes(kernel_size, "kernel_size", 1), self._sizes(stride, "stride", 1)
+        self.dilation = self._sizes(dilation, "dilation", 1)
+        self.padding = self._named_padding(padding) if isinstance(padding, str) else self._sizes(padding, "padding", 0)
         self.output_padding = (0,) * self.axes
-        self.padding_mode = padding_mode
-        for name in ("kernel_size", "stride", "dilation", "padding"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and len(value) != self.axes:
-                raise ShapeError(f"{op}: {name} must be one int or {self.axes}, got {value}")
+        self.padding_mode = choice(padding_mode, op, "padding_mode", ("zeros",) if self.transposed else ("zeros", "reflect", "replicate", "circular"))
         dtype = as_float_dtype(dtype)
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        self.weight = Parameter(np.empty((first, second // groups, *self.kernel_size), dtype))
-        self.bias = Parameter(np.empty(out_channels, dtype)) if bias else None
+        shape = (first, second // groups, *self.kernel_size)
+        check_bytes(op, shape, dtype.itemsize, "weight")
+        self.weight = Parameter(np.empty(shape, dtype))
+        self.bias = Parameter(np.empty(out_channels, dtype)) if flag(bias, op, "bias") else None
         self.reset_parameters(rng)
+
+    def _sizes(self, value: int | Sequence[int], name: str, minimum: int) -> tuple[int, ...]:
+        """One number per axis."""
+        op = type(self).__name__
+        return pair(value, op, name, minimum) if self.axes == 2 else (single(value, op, name, minimum),)
+
+    def _named_padding(self, padding: str) -> str:
+        op = type(self).__name__
+        if padding not in ("same", "valid"):
+            ints = "a pair of ints" if self.axes == 2 else "a tuple of one int"
+            raise ValueError(f"{op}: padding must be 'same', 'valid', an int or {ints}, got {padding!r}")
+        if padding == "same" and self.stride != (1,) * self.axes:
+            raise ShapeError(f"{op}: padding 'same' needs stride 1, got stride {by(self.stride)}")
+        return padding
 
     def reset_parameters(self, rng: init.Rng = None) -> None:
         init.default_(self.weight, self.bias, rng)
@@ -215,7 +221,7 @@ class ConvTranspose2d(_Conv):
         if isinstance(padding, str):
             raise TypeError(f"ConvTranspose2d: padding must be an int or a pair, got {padding!r}")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype, rng)
-        self.output_padding = _repeat(output_padding, 2)
+        self.output_padding = self._sizes(output_padding, "output_padding", 0)
 
     def _output_padding(self, input: np.ndarray, output_size: Sequence[int]) -> tuple[int, ...]:
         """The output_padding that gives output_size, (OH, OW) or a whole shape."""

@@ -11,15 +11,15 @@ import numpy as np
 from fastcnn import functional as F
 from fastcnn.functional.activation import draw_mask
 from fastcnn.nn.module import Module
+from fastcnn.options import flag, number
 from fastcnn.random import default_rng
 from fastcnn.shapes import ShapeError, by
 
 
 class _Dropout(Module):
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: np.random.Generator | int | None = None) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"{type(self).__name__}: p, the probability to drop, must be from 0 to 1, got {p}")
-        self.p, self.inplace = p, inplace
+        op = type(self).__name__
+        self.p, self.inplace = number(p, op, "p", 0, 1), flag(inplace, op, "inplace")
         # None is kept: the library's generator is then looked up in each forward, so that a later manual_seed applies.
         self.rng = None if rng is None else default_rng(rng)
 

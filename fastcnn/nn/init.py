@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from fastcnn.nn.parameter import FLOATS, Parameter
+from fastcnn.options import choice, number
 from fastcnn.random import default_rng, manual_seed
 from fastcnn.shapes import ShapeError, by
 
@@ -56,15 +57,17 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """Factor on the standard deviation that keeps the signal's variance through a nonlinearity (torch's table); param: LeakyReLU's slope."""
     gains = {"sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
     gains |= dict.fromkeys(("linear", *(f"conv{transpose}{n}d" for transpose in ("", "_transpose") for n in (1, 2, 3))), 1.0)
+    if not isinstance(nonlinearity, str):
+        raise TypeError(f"calculate_gain: nonlinearity must be a str, got {type(nonlinearity).__name__}")
     if nonlinearity == "leaky_relu":
-        return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
+        return math.sqrt(2 / (1 + (0.01 if param is None else number(param, "calculate_gain", "param")) ** 2))
     if nonlinearity not in gains:
         raise ValueError(f"calculate_gain: nonlinearity must be one of {', '.join([*gains, 'leaky_relu'])}, got {nonlinearity!r}")
     return gains[nonlinearity]
 
 
 def constant_(tensor: Target, val: float) -> Target:
-    _array(tensor, "constant_").fill(val)
+    _array(tensor, "constant_").fill(number(val, "constant_", "val"))
     return tensor
 
 
@@ -79,23 +82,26 @@ def ones_(tensor: Target) -> Target:
 
 def uniform_(tensor: Target, a: float = 0.0, b: float = 1.0, rng: Rng = None) -> Target:
     """Uniform on [a, b)."""
+    if not number(a, "uniform_", "a") <= number(b, "uniform_", "b"):
+        raise ValueError(f"uniform_: a must be at most b, got {a} and {b}")
     rng = default_rng(rng)
     return _fill(tensor, "uniform_", lambda count: rng.uniform(a, b, count))
 
 
 def normal_(tensor: Target, mean: float = 0.0, std: float = 1.0, rng: Rng = None) -> Target:
+    number(mean, "normal_", "mean"), number(std, "normal_", "std", 0)
     rng = default_rng(rng)
     return _fill(tensor, "normal_", lambda count: rng.normal(mean, std, count))
 
 
 def fan_in_uniform_(tensor: Target, a: float = 2.4, rng: Rng = None) -> Target:
     """Uniform on (-a/fan_in, a/fan_in); a = 2.4 is LeNet-5's (LeCun et al. 1998, appendix A)."""
-    bound = a / max(fans(tensor, "fan_in_uniform_")[0], 1)
+    bound = number(a, "fan_in_uniform_", "a", 0) / max(fans(tensor, "fan_in_uniform_")[0], 1)
     return uniform_(tensor, -bound, bound, rng)
 
 
 def _xavier_std(tensor: Target, gain: float, op: str) -> float:
-    return gain * math.sqrt(2 / max(sum(fans(tensor, op)), 1))
+    return number(gain, op, "gain", 0) * math.sqrt(2 / max(sum(fans(tensor, op)), 1))
 
 
 def xavier_uniform_(tensor: Target, gain: float = 1.0, rng: Rng = None) -> Target:
@@ -110,8 +116,8 @@ def xavier_normal_(tensor: Target, gain: float = 1.0, rng: Rng = None) -> Target
 
 
 def _kaiming_std(tensor: Target, a: float, mode: str, nonlinearity: str, op: str) -> float:
-    if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"{op}: mode must be 'fan_in' or 'fan_out', got {mode!r}")
+    choice(mode, op, "mode", ("fan_in", "fan_out"))
+    number(a, op, "a")
     fan = fans(tensor, op)[mode == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(max(fan, 1))
 

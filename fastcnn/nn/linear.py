@@ -9,7 +9,8 @@ from fastcnn import functional as F
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, as_float_dtype
 from fastcnn.nn.parameter import Parameter
-from fastcnn.shapes import ShapeError
+from fastcnn.options import flag, integer
+from fastcnn.shapes import check_bytes
 
 
 class Linear(Module):
@@ -24,12 +25,11 @@ class Linear(Module):
         dtype: DTypeLike = np.float32,
         rng: init.Rng = None,
     ) -> None:
-        if in_features < 1 or out_features < 1:
-            raise ShapeError(f"Linear: in_features and out_features must be 1 or more, got {in_features} and {out_features}")
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features = integer(in_features, "Linear", "in_features", 1), integer(out_features, "Linear", "out_features", 1)
         dtype = as_float_dtype(dtype)
-        self.weight = Parameter(np.empty((out_features, in_features), dtype))
-        self.bias = Parameter(np.empty(out_features, dtype)) if bias else None
+        check_bytes("Linear", (self.out_features, self.in_features), dtype.itemsize, "weight")
+        self.weight = Parameter(np.empty((self.out_features, self.in_features), dtype))
+        self.bias = Parameter(np.empty(self.out_features, dtype)) if flag(bias, "Linear", "bias") else None
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: init.Rng = None) -> None:

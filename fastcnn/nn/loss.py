@@ -15,14 +15,19 @@ from numpy.typing import ArrayLike
 from fastcnn import functional as F
 from fastcnn.backend import on_device
 from fastcnn.nn.module import Module
+from fastcnn.options import choice, integer, number
 
 Value = float | np.ndarray
-_REDUCTIONS = ("none", "mean", "sum")
 
 
-def _array_or_none(value: ArrayLike | None) -> np.ndarray | None:
+def _array_or_none(value: ArrayLike | None, op: str, name: str) -> np.ndarray | None:
     """An array as it is, its dtype being the input's to be; a list as float32, the layers' default."""
-    return value if value is None or isinstance(value, np.ndarray) or on_device(value) else np.asarray(value, np.float32)
+    if value is None or isinstance(value, np.ndarray) or on_device(value):
+        return value
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{op}: {name} must be an array or a list of numbers, got {type(value).__name__} {value!r} ({error})") from None
 
 
 class _Loss(Module):
@@ -33,9 +38,7 @@ class _Loss(Module):
     weight: np.ndarray | None = None
 
     def __init__(self, reduction: str) -> None:
-        if reduction not in _REDUCTIONS:
-            raise ValueError(f"{type(self).__name__}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-        self.reduction = reduction
+        self.reduction = choice(reduction, type(self).__name__, "reduction", ("none", "mean", "sum"))
 
     def _options(self) -> dict:
         return {"reduction": self.reduction}
@@ -54,7 +57,7 @@ class _Loss(Module):
 class _WeightedLoss(_Loss):
     def __init__(self, weight: ArrayLike | None, reduction: str) -> None:
         super().__init__(reduction)
-        self.register_buffer("weight", _array_or_none(weight))
+        self.register_buffer("weight", _array_or_none(weight, type(self).__name__, "weight"))
 
     def _options(self) -> dict:
         return {"weight": self.weight, "reduction": self.reduction}
@@ -75,9 +78,8 @@ class CrossEntropyLoss(_WeightedLoss):
         self, weight: ArrayLike | None = None, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
     ) -> None:
         super().__init__(weight, reduction)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"CrossEntropyLoss: label_smoothing must be from 0 to 1, got {label_smoothing}")
-        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+        self.ignore_index = integer(ignore_index, "CrossEntropyLoss", "ignore_index", -(2**63), 2**63 - 1)
+        self.label_smoothing = number(label_smoothing, "CrossEntropyLoss", "label_smoothing", 0, 1)
 
     def _options(self) -> dict:
         return {**super()._options(), "ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing}
@@ -91,7 +93,7 @@ class NLLLoss(_WeightedLoss):
 
     def __init__(self, weight: ArrayLike | None = None, *, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__(weight, reduction)
-        self.ignore_index = ignore_index
+        self.ignore_index = integer(ignore_index, "NLLLoss", "ignore_index", -(2**63), 2**63 - 1)
 
     def _options(self) -> dict:
         return {**super()._options(), "ignore_index": self.ignore_index}
@@ -128,7 +130,7 @@ class BCEWithLogitsLoss(_WeightedLoss):
 
     def __init__(self, weight: ArrayLike | None = None, *, reduction: str = "mean", pos_weight: ArrayLike | None = None) -> None:
         super().__init__(weight, reduction)
-        self.register_buffer("pos_weight", _array_or_none(pos_weight))
+        self.register_buffer("pos_weight", _array_or_none(pos_weight, "BCEWithLogitsLoss", "pos_weight"))
 
     def _options(self) -> dict:
         return {**super()._options(), "pos_weight": self.pos_weight}

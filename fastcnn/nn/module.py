@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from fastcnn import backend
 from fastcnn.nn import changes
 from fastcnn.nn.parameter import FLOATS, Parameter
+from fastcnn.options import flag, integer
 from fastcnn.shapes import ShapeError, by
 
 Self = TypeVar("Self", bound="Module")
@@ -255,11 +256,15 @@ class Module:
         """
         from fastcnn.plan import Planner
 
+        if not isinstance(input_shape, (tuple, list)):
+            raise TypeError(f"plan: input_shape must be a tuple of ints, got {type(input_shape).__name__} {input_shape!r}")
+        input_shape = tuple(integer(size, "plan", "input_shape", 0) for size in input_shape)
+        flag(training, "plan", "training")
         modes = [(module, module.training) for module in self.modules()]
         self.train(training)
         try:
             dtype = next((parameter.dtype for parameter in self.parameters()), np.dtype(np.float32))
-            return Planner(self).build(tuple(input_shape), dtype, training)
+            return Planner(self).build(input_shape, dtype, training)
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -12,12 +12,14 @@ from fastcnn.backend import on_device
 from fastcnn.functional.norm import follow
 from fastcnn.nn.module import Module, as_float_dtype
 from fastcnn.nn.parameter import Parameter
-from fastcnn.shapes import ShapeError, by
+from fastcnn.options import flag, integer, number
+from fastcnn.shapes import ShapeError, by, check_bytes
 
 
-def _affine(shape: int | tuple[int, ...], weight: bool, bias: bool, dtype: DTypeLike) -> tuple[Parameter | None, Parameter | None]:
+def _affine(op: str, shape: tuple[int, ...], weight: bool, bias: bool, dtype: DTypeLike) -> tuple[Parameter | None, Parameter | None]:
     """Ones for the weight and zeros for the bias, or None."""
     dtype = as_float_dtype(dtype)
+    check_bytes(op, shape, dtype.itemsize, "weight")
     return Parameter(np.ones(shape, dtype)) if weight else None, Parameter(np.zeros(shape, dtype)) if bias else None
 
 
@@ -64,11 +66,11 @@ class _BatchNorm(_Norm):
         bias: bool = True,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        if num_features < 1:
-            raise ShapeError(f"{type(self).__name__}: num_features must be 1 or more, got {num_features}")
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.affine, self.track_running_stats = affine, track_running_stats
-        self.weight, self.bias = _affine(num_features, affine, affine and bias, dtype)
+        op = type(self).__name__
+        self.num_features = num_features = integer(num_features, op, "num_features", 1)
+        self.eps, self.momentum = number(eps, op, "eps", 0), None if momentum is None else number(momentum, op, "momentum", 0, 1)
+        self.affine, self.track_running_stats = flag(affine, op, "affine"), flag(track_running_stats, op, "track_running_stats")
+        self.weight, self.bias = _affine(op, (num_features,), affine, flag(bias, op, "bias") and affine, dtype)
         self.register_buffer("running_mean", np.zeros(num_features, dtype) if track_running_stats else None)
         self.register_buffer("running_var", np.ones(num_features, dtype) if track_running_stats else None)
         self.register_buffer("num_batches_tracked", np.array(0, np.int64) if track_running_stats else None)
@@ -156,10 +158,13 @@ class LayerNorm(_Norm):
         *,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        whole = isinstance(normalized_shape, (int, np.integer))
-        self.normalized_shape = (int(normalized_shape),) if whole else tuple(normalized_shape)
-        self.eps, self.elementwise_affine = eps, elementwise_affine
-        self.weight, self.bias = _affine(self.normalized_shape, elementwise_affine, elementwise_affine and bias, dtype)
+        op = "LayerNorm"
+        sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        self.normalized_shape = tuple(integer(size, op, "normalized_shape", 1) for size in sizes)
+        if not sizes:
+            raise ShapeError(f"{op}: normalized_shape must name at least 1 axis, got ()")
+        self.eps, self.elementwise_affine = number(eps, op, "eps", 0), flag(elementwise_affine, op, "elementwise_affine")
+        self.weight, self.bias = _affine(op, self.normalized_shape, elementwise_affine, flag(bias, op, "bias") and elementwise_affine, dtype)
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.layer_norm(input, self.normalized_shape, _data(self.weight), _data(self.bias), self.eps)
@@ -187,10 +192,12 @@ class GroupNorm(_Norm):
         bias: bool = True,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        if num_groups < 1 or num_channels % num_groups:
-            raise ShapeError(f"GroupNorm: num_groups {num_groups} does not divide num_channels {num_channels}")
-        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
-        self.weight, self.bias = _affine(num_channels, affine, affine and bias, dtype)
+        op = "GroupNorm"
+        self.num_groups, self.num_channels = integer(num_groups, op, "num_groups", 1), integer(num_channels, op, "num_channels", 1)
+        if self.num_channels % self.num_groups:
+            raise ShapeError(f"{op}: num_groups {num_groups} does not divide num_channels {num_channels}")
+        self.eps, self.affine = number(eps, op, "eps", 0), flag(affine, op, "affine")
+        self.weight, self.bias = _affine(op, (self.num_channels,), affine, flag(bias, op, "bias") and affine, dtype)
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.group_norm(input, self.num_groups, _data(self.weight), _data(self.bias), self.eps)

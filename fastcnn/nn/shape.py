@@ -10,6 +10,7 @@ import numpy as np
 
 from fastcnn import functional as F
 from fastcnn.nn.module import Module
+from fastcnn.options import MAX_INT, as_given, choice, flag, integer, number, pair
 from fastcnn.shapes import ShapeError, by
 
 
@@ -50,7 +51,7 @@ class Flatten(_Reshape):
     """Axes start_dim to end_dim, both included, as one, in (C, H, W) order whatever the memory format."""
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        self.start_dim, self.end_dim = start_dim, end_dim
+        self.start_dim, self.end_dim = integer(start_dim, "Flatten", "start_dim", -MAX_INT), integer(end_dim, "Flatten", "end_dim", -MAX_INT)
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         shape = input.shape
@@ -68,7 +69,10 @@ class Unflatten(_Reshape):
     """Axis dim split into unflattened_size; one of its numbers may be -1."""
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
-        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+        if not isinstance(unflattened_size, (tuple, list)):
+            raise TypeError(f"Unflatten: unflattened_size must be a tuple of ints, got {type(unflattened_size).__name__} {unflattened_size!r}")
+        self.dim = integer(dim, "Unflatten", "dim", -MAX_INT)
+        self.unflattened_size = tuple(integer(size, "Unflatten", "unflattened_size", -MAX_INT) for size in unflattened_size)
         if not self.unflattened_size or self.unflattened_size.count(-1) > 1 or min(self.unflattened_size) < -1:
             raise ShapeError(f"Unflatten: unflattened_size must be sizes of which one may be -1, got {self.unflattened_size}")
 
@@ -86,6 +90,15 @@ class Unflatten(_Reshape):
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
+def _scale_factor(value: Any) -> float | tuple[float, ...] | None:
+    """A float, two of them, or None."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"Upsample: scale_factor must be a number or a pair, got {len(value)} values {value!r}")
+        return tuple(number(factor, "Upsample", "scale_factor", 0) for factor in value)
+    return None if value is None else number(value, "Upsample", "scale_factor", 0)
+
+
 class Upsample(Module):
     """Images (N, C, H, W) resized to size or by scale_factor; mode "nearest" or "bilinear"."""
 
@@ -99,11 +112,11 @@ class Upsample(Module):
     ) -> None:
         if (size is None) == (scale_factor is None):
             raise ValueError(f"Upsample: give size or scale_factor, one of them, got {size} and {scale_factor}")
-        self.size, self.mode, self.align_corners = size, mode, align_corners
-        if isinstance(scale_factor, tuple):
-            scale_factor = tuple(float(factor) for factor in scale_factor)
-        self.scale_factor = float(scale_factor) if isinstance(scale_factor, (int, float)) else scale_factor
-        self.recompute_scale_factor = recompute_scale_factor
+        self.size = None if size is None else as_given(size, pair(size, "Upsample", "size", 1))
+        self.mode = choice(mode, "Upsample", "mode", ("nearest", "bilinear"))
+        self.align_corners = None if align_corners is None else flag(align_corners, "Upsample", "align_corners")
+        self.recompute_scale_factor = None if recompute_scale_factor is None else flag(recompute_scale_factor, "Upsample", "recompute_scale_factor")
+        self.scale_factor = _scale_factor(scale_factor)
 
     def _options(self) -> tuple:
         return self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor

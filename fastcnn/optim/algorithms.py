@@ -9,6 +9,7 @@ import numpy as np
 from fastcnn.backend import current
 from fastcnn.nn.parameter import Parameter
 from fastcnn.optim.optimizer import Optimizer
+from fastcnn.options import flag, number
 
 Arrays = list[np.ndarray]
 
@@ -31,7 +32,8 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(params, lr, weight_decay, maximize)
         self._check(momentum=momentum)
-        if nesterov and (momentum <= 0 or dampening != 0):
+        number(dampening, "SGD", "dampening")
+        if flag(nesterov, "SGD", "nesterov") and (momentum <= 0 or dampening != 0):
             raise ValueError(f"SGD: nesterov needs momentum above 0 and dampening 0, got momentum {momentum} and dampening {dampening}")
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
 
@@ -99,7 +101,7 @@ class RMSprop(Optimizer):
     ) -> None:
         super().__init__(params, lr, weight_decay, maximize)
         self._check(alpha=alpha, eps=eps, momentum=momentum)
-        self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
+        self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, flag(centered, "RMSprop", "centered")
 
     def _state_names(self) -> tuple[str, ...]:
         return ("square_avg", *(["grad_avg"] if self.centered else []), *(["momentum_buffer"] if self.momentum else []))
@@ -135,9 +137,11 @@ class Adam(Optimizer):
         maximize: bool = False,
     ) -> None:
         super().__init__(params, lr, weight_decay, maximize)
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"{type(self).__name__}: betas must be a pair of numbers, got {type(betas).__name__} {betas!r}")
         self._check_rates(beta1=betas[0], beta2=betas[1])
         self._check(eps=eps)
-        self.betas, self.eps, self.amsgrad = (betas[0], betas[1]), eps, amsgrad
+        self.betas, self.eps, self.amsgrad = (betas[0], betas[1]), eps, flag(amsgrad, type(self).__name__, "amsgrad")
 
     def _state_names(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else []))

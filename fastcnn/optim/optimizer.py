@@ -9,6 +9,7 @@ import numpy as np
 
 from fastcnn.backend import all_to_host, on_device
 from fastcnn.nn.parameter import Parameter
+from fastcnn.options import flag, number
 from fastcnn.shapes import ShapeError, by
 
 
@@ -24,7 +25,10 @@ class Optimizer:
     initial_lr: float | None = None
 
     def __init__(self, params: Iterable[Parameter], lr: float, weight_decay: float = 0.0, maximize: bool = False) -> None:
-        self.params = list(params)
+        try:
+            self.params = list(params)
+        except TypeError:
+            raise TypeError(f"{type(self).__name__}: params must be an iterable of Parameters (model.parameters()), got {type(params).__name__}") from None
         if not self.params:
             raise ValueError(f"{type(self).__name__}: params is empty")
         for index, param in enumerate(self.params):
@@ -35,7 +39,7 @@ class Optimizer:
         self._check(weight_decay=weight_decay)
         self.lr = lr
         self.weight_decay = weight_decay
-        self.maximize = maximize
+        self.maximize = flag(maximize, type(self).__name__, "maximize")
         self._steps = [0] * len(self.params)
         self._shapes = [param.shape for param in self.params]
         self._dtypes = [param.dtype for param in self.params]
@@ -43,12 +47,12 @@ class Optimizer:
 
     def _check(self, **options: float) -> None:
         for name, value in options.items():
-            if not value >= 0:
+            if not number(value, type(self).__name__, name) >= 0:
                 raise ValueError(f"{type(self).__name__}: {name} must be 0 or more, got {value}")
 
     def _check_rates(self, **rates: float) -> None:
         for name, value in rates.items():
-            if not 0 <= value < 1:
+            if not 0 <= number(value, type(self).__name__, name) < 1:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 0 and below 1, got {value}")
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcnn import nn
-from fastcnn.backends.cpu import _formats, _windows
+from fastcnn.backends.cpu import _formats, _pool
 from fastcnn.plan.memory import Layout
 from fastcnn.plan.narrow import both
 from fastcnn.plan.segment import Layer, Row, Segment
@@ -55,8 +55,8 @@ class Mean(Segment):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.x = x
-        _windows.mean(x, self.output.array, self.size, self.stride)
-        return self.output.array
+        output = self.output.array
+        return _pool.avg_pool2d(x, self.size, self.stride, (0, 0), output.shape[2:], True, None, output)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         if not self.wants_input_grad:
@@ -66,8 +66,7 @@ class Mean(Segment):
             _formats.convert(grad_output, output)  # nobody reads the output any more
             grad_output = output
         target = self.x if self.own_gradient is None else self.own_gradient.array
-        _windows.mean_backward(grad_output, target, self.size, self.stride)
-        return target
+        return _pool.avg_pool2d_backward(grad_output, target.shape, self.size, self.stride, (0, 0), True, None, target)
 
     def rows(self) -> list[Row]:
         nbytes = self.output.nbytes + (self.own_gradient.nbytes if self.own_gradient is not None else 0)

@@ -119,7 +119,7 @@ class Planner:
         if plan is None:
             try:
                 plan = self.build(x.shape, x.dtype, training, x.flags.c_contiguous)
-            except (TypeError, ValueError):  # ShapeError is one; the layers themselves say best what does not fit
+            except (TypeError, ValueError, ArithmeticError):  # ShapeError is one; the layers themselves say best what does not fit
                 return None
             while len(self._plans) >= MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))

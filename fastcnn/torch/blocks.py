@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastcnn import backend, nn
+from fastcnn import backend, forks, nn
 from fastcnn.torch.functions import differentiable, takes
 from fastcnn.torch.modules import has_hooks
 from fastcnn.torch.tensors import array, off, refusal, saving_is_watched, tensor, wants_grad
@@ -54,6 +54,12 @@ class Run:
         self.lock = threading.Lock()
         self.current: Any = lambda: None  # a weak reference to the _Forward whose backward has not come yet
         self.signature: Any = None
+        forks.mend(self)
+
+    def forked(self) -> None:
+        """In a forked child: the thread that held the lock is not here, and what it was doing to the plans will not be finished."""
+        if self.lock.locked():
+            self.lock, self.current, self.signature = threading.Lock(), lambda: None, None
 
     def __call__(self, input: Tensor) -> Tensor | None:
         """The run's output, or None where the layers are to be called one by one."""

@@ -135,9 +135,11 @@ def free_name(name: str) -> str:
 def optimizer_from_torch(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], tensors: dict[int, torch.Tensor]) -> optim.Optimizer:
     """A fresh fastcnn optimizer of the same name and options over these parameters; `tensors` says which of PyTorch's each one's array is.
 
-    Raises NotConvertible for several parameter groups with different options, for a parameter of the model that the optimizer does not have, and for
-    one that has already made steps.
+    Raises NotConvertible for several parameter groups with different options, for an optimizer that has none of the model's parameters (those that it
+    does not have stay as they are), and for one that has already made steps.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"fit: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     name = type(optimizer).__name__
     if type(optimizer).__module__.partition(".")[0] != "torch" or not hasattr(optim, name):
         raise NotConvertible(f"fastcnn.optim has no {name}")
@@ -148,5 +150,7 @@ def optimizer_from_torch(optimizer: torch.optim.Optimizer, parameters: list[nn.P
         raise NotConvertible(f"{name} has {len(options)} parameter groups with different options; fastcnn.optim has one for all")
     held = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
     ours = [parameter for parameter in parameters if id(tensors[id(parameter.data)]) in held]
+    if not ours:
+        raise NotConvertible(f"{name} has {len(held)} parameters, but none of the model's {len(parameters)}: it was built for another model")
     target = getattr(optim, name)
     return target(ours, **{key: float(value) if isinstance(value, torch.Tensor) else value for key, value in options[0].items() if key in arguments(target)})

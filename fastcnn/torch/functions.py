@@ -72,15 +72,15 @@ class _Conv2d(_Op):
 class _MaxPool2d(_Op):
     @staticmethod
     def forward(ctx: Any, input: Tensor, options: tuple) -> Tensor:
-        output, indices = ours.max_pool2d(array(input), *options, return_indices=True)
-        ctx.save_for_backward(input, tensor(indices))
+        output, places = ours.max_pool2d(array(input), *options, return_places=True)
+        ctx.save_for_backward(input, tensor(places))
         ctx.differentiated, ctx.options, ctx.again = 1, options, lambda input: theirs.max_pool2d(input, *options)
         return tensor(output)
 
     @classmethod
     def gradients(cls, ctx: Any, grad_output: Tensor) -> Gradients:
-        input, indices = ctx.saved_tensors
-        return (tensor(ours.max_pool2d_backward(array(grad_output), array(input), *ctx.options, indices=array(indices))),)
+        input, places = ctx.saved_tensors
+        return (tensor(ours.max_pool2d_backward(array(grad_output), array(input), *ctx.options, places=array(places))),)
 
 
 class _OfInput(_Op):

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from fastcnn import backend
+from fastcnn.options import flag
 
 _NOT_YET, _NEVER = 0, -1
 _followed = _NOT_YET  # the number of threads that both libraries have, while they share
@@ -33,6 +34,7 @@ def share_threads(on: bool = True) -> bool:
     (Linux, GCC). Where they cannot, torch.set_num_threads(1) is the next best.
     """
     global _followed
+    flag(on, "share_threads", "on")
     if backend.obstacle("cpu") is not None:
         _followed = _NEVER
         return False

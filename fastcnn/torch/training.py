@@ -38,6 +38,10 @@ def fit(
     options     those of fastcnn.fit: epochs, metrics, seed, callbacks, out, ...
     Raises      NotConvertible, before anything is trained
     """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"fit: module must be a torch.nn.Module, got {type(module).__name__}")
+    if not (loss is None or isinstance(loss, (torch.nn.Module, nn.Module))):
+        raise TypeError(f"fit: loss must be a loss of torch.nn or fastcnn.nn, got {type(loss).__name__}")
     device = next((value.device.type for value in module.parameters() if not value.is_cpu), None)
     if device is not None:
         raise ValueError(f"fit: module is on the device {device}, but fastcnn trains on the CPU: module.cpu() first")

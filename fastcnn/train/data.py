@@ -12,6 +12,8 @@ from fastcnn import backend
 from fastcnn.datasets import Batches, Dataset, Prefetch
 from fastcnn.datasets.augment import without_random
 from fastcnn.datasets.prefetch import CHEAP, DEPTH
+from fastcnn.options import integer
+from fastcnn.options import seed as checked_seed
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -23,12 +25,14 @@ class PairBatches:
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray, batch_size: int, shuffle: bool = False, seed: int = 0):
+        for name, array in (("x", x), ("y", y)):
+            if not array.ndim:
+                raise TypeError(f"(x, y) data: {name} must be an array of one entry per image, got a scalar")
         if len(x) != len(y):
             raise ValueError(f"(x, y) data: x holds {len(x)} images but y holds {len(y)} targets")
-        if batch_size < 1:
-            raise ValueError(f"(x, y) data: batch_size must be at least 1, got {batch_size}")
         self.dataset, self.targets = x, y
-        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+        self.batch_size, self.seed = integer(batch_size, "(x, y) data", "batch_size", 1), checked_seed(seed, "(x, y) data")
+        self.shuffle, self.epoch = shuffle, 0
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -46,6 +50,14 @@ class PairBatches:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             yield self.dataset[chosen], self.targets[chosen]
+
+
+def as_pair(batch: Any, op: str, number: int) -> Batch:
+    """(x, y) of what an iterable of the caller's own yields."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        got = f"{len(batch)} values" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise TypeError(f"{op}: batch {number} of the data must be an (x, y) pair, got {got}")
+    return batch[0], batch[1]
 
 
 def training_batches(data: Any, model: Any, batch_size: int, seed: int, transform: Any = None) -> Batches | PairBatches:

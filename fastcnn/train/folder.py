@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastcnn import checkpoint
-from fastcnn.checkpoint import CheckpointError, write_atomically
+from fastcnn.checkpoint import CheckpointError
+from fastcnn.files import write_atomically
 
 # The values that every reader of config.json relies on, where they are given.
 _CONFIG_TYPES = {

@@ -63,9 +63,17 @@ class History:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> History:
-        """Read a file that holds to_csv's text."""
-        with open(path, newline="") as file:
-            return cls([{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)])
+        """Read a file that holds to_csv's text. Raises ValueError naming the file, and the line, where it holds something else."""
+        rows: list[dict[str, Any]] = []
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = csv.reader(file, strict=True)
+            try:
+                columns = next(lines, [])
+                for line in lines:
+                    rows.append({name: _number(text) for name, text in zip(columns, line, strict=True)})
+            except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
+                raise ValueError(f"{os.fspath(path)}, line {lines.line_num}: no history as to_csv writes it ({error})") from error
+        return cls(rows)
 
 
 def describe(row: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from fastcnn.files import append_line
+
 
 class JsonLines:
     """One JSON object per epoch, the row of the history; numbers that are not finite become null, which JSON has instead.
@@ -18,20 +20,19 @@ class JsonLines:
     def __init__(self, to: str | os.PathLike[str] | TextIO):
         self.to = to
         if not hasattr(to, "write"):
-            open(to, "a").close()  # a path that cannot be written is found before the training, not after its first epoch
+            open(to, "ab").close()  # a path that cannot be written is found before the training, not after its first epoch
 
     def __call__(self, trainer: Any, row: Mapping[str, Any]) -> None:
         self.write(row)
 
     def write(self, content: Mapping[str, Any]) -> None:
         """One line, which the reader sees at once."""
-        line = json.dumps(_finite(content), allow_nan=False) + "\n"
+        line = json.dumps(_finite(content), allow_nan=False)
         if hasattr(self.to, "write"):
-            self.to.write(line)
+            self.to.write(line + "\n")
             self.to.flush()
         else:
-            with open(self.to, "a", encoding="utf-8") as file:
-                file.write(line)
+            append_line(self.to, line)
 
 
 def _finite(value: Any) -> Any:

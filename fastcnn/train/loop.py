@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastcnn.backend import all_to_host, on_device
+from fastcnn.nn.module import Module
+from fastcnn.options import integer
+from fastcnn.options import seed as checked_seed
 from fastcnn.random import manual_seed
 from fastcnn.train.data import ahead, evaluation_batches, training_batches
 from fastcnn.train.diagnose import NotFinite
@@ -76,10 +79,11 @@ def fit(
     Raises TrainingDiverged when the loss is no longer finite, naming the layer that began it. Ctrl-C finishes the batch, saves, and raises TrainingInterrupted.
     """
     trainer = _trainer(model, loss, optimizer, schedule, metrics)
-    if epochs < 0:
-        raise ValueError(f"fit: epochs must be at least 0, got {epochs}")
-    if prefetch < 0:
-        raise ValueError(f"fit: prefetch must be at least 0, got {prefetch}")
+    epochs, batch_size, seed = integer(epochs, "fit", "epochs", 0), integer(batch_size, "fit", "batch_size", 1), checked_seed(seed, "fit")
+    if not isinstance(prefetch, bool):
+        prefetch = integer(prefetch, "fit", "prefetch", 0)
+    if callable(callbacks) or not all(map(callable, callbacks)):
+        raise TypeError(f"fit: callbacks must be a list of functions (trainer, row), got {callbacks!r}")
     batches = training_batches(train, trainer.model, batch_size, seed, transform)
     measured = None if val is None else evaluation_batches(val, trainer.model, trainer.inference_batch, transform)
     if not len(batches):
@@ -126,6 +130,8 @@ def _trainer(model: Any, loss: Any, optimizer: Any, schedule: Any, metrics: Any)
         return model
     from fastcnn import nn, optim
 
+    if not isinstance(model, Module):
+        raise TypeError(f"fit: model must be a fastcnn.nn module or a Trainer, got {type(model).__name__}")
     if schedule is not None and optimizer is None:
         raise TypeError("fit: schedule belongs to an optimizer: give that optimizer too")
     return Trainer(

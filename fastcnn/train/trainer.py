@@ -12,9 +12,13 @@ import numpy as np
 from fastcnn import checkpoint, metrics
 from fastcnn.backend import all_to_host, on_device, place, to_host
 from fastcnn.checkpoint import CheckpointError
+from fastcnn.nn.module import Module
+from fastcnn.optim import Optimizer
+from fastcnn.options import choice, flag, integer
 from fastcnn.random import default_rng
+from fastcnn.schedule import LRScheduler
 from fastcnn.train.capture import Capture
-from fastcnn.train.data import ahead, evaluation_batches
+from fastcnn.train.data import ahead, as_pair, evaluation_batches
 from fastcnn.train.diagnose import NotFinite, first_not_finite
 from fastcnn.train.history import History
 from fastcnn.train.runner import Runner, placed
@@ -57,12 +61,11 @@ class Trainer:
         inference_batch: int = INFERENCE_BATCH,
         capture: bool = False,
     ):
-        if schedule_every not in ("epoch", "batch"):
-            raise ValueError(f"Trainer: schedule_every must be 'epoch' or 'batch', got {schedule_every!r}")
-        self.schedule_every = schedule_every
+        _check_parts(model, loss, optimizer, schedule, metrics)
+        self.schedule_every = choice(schedule_every, "Trainer", "schedule_every", ("epoch", "batch"))
         self.model, self.loss, self.optimizer, self.schedule = placed(model), loss, optimizer, schedule
         self.metrics = dict(DEFAULT_METRICS if metrics is None else metrics)
-        self.inference_batch = inference_batch
+        self.inference_batch = integer(inference_batch, "Trainer", "inference_batch", 1)
         self.epoch = self.batch = self.iteration = 0
         self.running: dict[str, float] = {}
         self.order: dict[str, int] = {}
@@ -76,7 +79,7 @@ class Trainer:
 
     def set_capture(self, on: bool) -> None:
         """Turn the option `capture` on or off; what was recorded is forgotten."""
-        self._capture = Capture(self.model, self.loss) if on else None
+        self._capture = Capture(self.model, self.loss) if flag(on, "Trainer", "capture") else None
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it.
@@ -119,8 +122,10 @@ class Trainer:
         A loss with reduction="sum" is divided by the number of images, to be comparable with one with reduction="mean". prefetch is as in fit.
         """
         logits, targets, refreshed = [], [], set()
-        with self._runner.evaluating(), ahead(evaluation_batches(data, self.model, batch_size or self.inference_batch), prefetch) as coming:
-            for x, y in coming:
+        batches = evaluation_batches(data, self.model, self._batch_size("evaluate", batch_size))
+        with self._runner.evaluating(), ahead(batches, prefetch) as coming:
+            for number, batch in enumerate(coming):
+                x, y = as_pair(batch, "evaluate", number)
                 logits.append(self._runner.infer(place(x), refreshed))
                 targets.append(y if on_device(y) else np.asarray(y))
             if not targets or not sum(map(len, targets)):
@@ -132,14 +137,19 @@ class Trainer:
 
     def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """The model's outputs (logits) for a batch of any length, in evaluation mode, on the device where x is there."""
-        batch_size = batch_size or self.inference_batch
-        if len(x) == 0:
+        batch_size = self._batch_size("predict", batch_size)
+        if not isinstance(x, np.ndarray) and not on_device(x):
+            raise TypeError(f"predict: x must be a numpy.ndarray, got {type(x).__name__}")
+        if x.ndim == 0 or len(x) == 0:
             raise ValueError("predict: x holds no images")
         with self._runner.evaluating():
             refreshed: set[int] = set()
             if len(x) <= batch_size:
                 return self._runner.infer(x, refreshed)
             return np.concatenate([self._runner.infer(x[start : start + batch_size], refreshed) for start in range(0, len(x), batch_size)])
+
+    def _batch_size(self, op: str, batch_size: int | None) -> int:
+        return self.inference_batch if batch_size is None else integer(batch_size, op, "batch_size", 1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint: weights, optimizer, schedule, random generators, position in the run and history."""
@@ -208,6 +218,20 @@ class Trainer:
                 if isinstance(value, np.random.Generator):
                     found[f"{name}.{attribute}"] = value
         return found
+
+
+def _check_parts(model: Any, loss: Any, optimizer: Any, schedule: Any, metrics: Any) -> None:
+    """TypeError for what cannot be a trainer's model, loss, optimizer, schedule or metrics."""
+    if not isinstance(model, Module):
+        raise TypeError(f"Trainer: model must be a fastcnn.nn module, got {type(model).__name__}")
+    if not (callable(loss) and hasattr(loss, "backward")):
+        raise TypeError(f"Trainer: loss must be a loss module, as nn.CrossEntropyLoss(), got {type(loss).__name__}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"Trainer: optimizer must be a fastcnn optimizer, got {type(optimizer).__name__}")
+    if schedule is not None and not isinstance(schedule, LRScheduler):
+        raise TypeError(f"Trainer: schedule must be one of fastcnn.schedule, got {type(schedule).__name__}")
+    if metrics is not None and not (isinstance(metrics, Mapping) and all(map(callable, metrics.values()))):
+        raise TypeError(f"Trainer: metrics must be a dict of functions (logits, target) -> float, got {type(metrics).__name__} {metrics!r}")
 
 
 DEFAULT_METRICS: dict[str, Metric] = {"accuracy": metrics.accuracy}

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 from ..ops import OPS
-from .threads import default_threads
+from .threads import default_threads, heed_threadpoolctl
 
 try:
     from . import _formats, _lanes, _runtime, select  # noqa: F401 (plans use the first two: what is not built is found here)
@@ -19,6 +19,9 @@ except ImportError as error:
     absent = isinstance(error, ModuleNotFoundError) or error.name == __name__
     reason = "are not built" if absent else f"cannot be loaded ({error})"
     raise ImportError(f"the compiled kernels {reason}: run `pip install -e .` in the source folder (needs a C compiler)", name=__name__) from error
+except (AttributeError, TypeError, ValueError) as error:  # a function that is not there, or one whose C signature or type has changed
+    raise ImportError(f"the compiled kernels are of another version than the sources beside them ({error}): run `pip install -e .` in the source folder "
+                      "again (needs a C compiler)", name=__name__) from error
 
 __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
            "record", "fma_probe", "copy_probe", *OPS]
@@ -73,5 +76,6 @@ if os.environ.get("FASTCNN_ISA"):
     except ValueError as error:
         raise ImportError(f"FASTCNN_ISA={os.environ['FASTCNN_ISA']}: {error}") from None
 set_num_threads(default_threads())
+heed_threadpoolctl(get_num_threads, set_num_threads, _runtime.compiler())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_runtime.after_fork_in_child)

@@ -18,21 +18,26 @@ cdef extern from "fastcnn.h" nogil:
         void (*planes)(const float* w, Py_ssize_t w_channel, const float* bias, const float* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_vector, float* out, Py_ssize_t out_channel, Py_ssize_t out_vector, int full, int last, int m, int nv) noexcept nogil
         void (*planes_outer)(const float* grad, Py_ssize_t g_channel, Py_ssize_t g_row, const float* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_row, Py_ssize_t x_vector, Py_ssize_t nrows, Py_ssize_t OW, float* out, Py_ssize_t m) noexcept nogil
         void (*lanes_scatter)(const float* grad, const Py_ssize_t* g_offset, const float* w, const Py_ssize_t* w_offset, Py_ssize_t count, float* out, Py_ssize_t pixels, Py_ssize_t KW, Py_ssize_t stride, Py_ssize_t dilation) noexcept nogil
-        void (*window_max)(const float* x, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, float* out, int8_t* at, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
-        void (*window_max_back)(const float* grad, const int8_t* at, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, float* grad_input, int accumulate, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
+        void (*window_max)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, int first, Py_ssize_t number, float* out, int8_t* at, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
+        void (*window_max_back)(const float* grad, const int8_t* at, Py_ssize_t row, Py_ssize_t col, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, int first, Py_ssize_t number, float* grad_input, int accumulate, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
         void (*window_mean)(const float* x, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, float scale, float* out, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
         void (*window_mean_back)(const float* grad, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, float scale, float* grad_input, int accumulate, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
         void (*fold_lanes)(const float* x, float* out, Py_ssize_t n) noexcept nogil
         void (*multiply_add)(const float* x, const float* w, float* out, Py_ssize_t n) noexcept nogil
         void (*max_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, float* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
-        void (*avg_pool_lanes)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, float scale, float* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
+        void (*rows_max)(const float* x, Py_ssize_t line, Py_ssize_t row, Py_ssize_t count, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t number, float* out, void* place) noexcept nogil
+        void (*rows_sum)(const float* x, Py_ssize_t line, Py_ssize_t row, Py_ssize_t count, Py_ssize_t step, Py_ssize_t rows, float* out, Py_ssize_t out_step) noexcept nogil
+        void (*cols_max)(const float* x, const void* place, Py_ssize_t step, Py_ssize_t col, Py_ssize_t kw, int first, float* out, int8_t* at, Py_ssize_t n) noexcept nogil
+        void (*cols_sum)(const float* x, Py_ssize_t step, Py_ssize_t kw, float scale, float* out, Py_ssize_t n) noexcept nogil
+        void (*cols_spread)(const float* grad, Py_ssize_t step, Py_ssize_t kw, float* out, Py_ssize_t n) noexcept nogil
+        void (*cols_max_back)(const float** grad, const int8_t** at, const Py_ssize_t* first, Py_ssize_t count, Py_ssize_t step, Py_ssize_t col, Py_ssize_t kw, float* out, Py_ssize_t n, Py_ssize_t rows, Py_ssize_t in_row, Py_ssize_t out_row) noexcept nogil
         void (*tied_pool_back)(const float* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, const float* grad, float* grad_input, int split, int accumulate, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
         void (*add_scaled)(const float* x, float scale, float* out, Py_ssize_t n) noexcept nogil
         double (*sum)(const float* x, Py_ssize_t n) noexcept nogil
-        double (*sum_square_deviation)(const float* x, float mean, Py_ssize_t n, double* deviation) noexcept nogil
-        void (*grad_sums)(const float* grad, const float* x, float mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
-        void (*affine)(const float* x, float mean, float scale, float shift, float* out, Py_ssize_t n) noexcept nogil
-        void (*affine2)(const float* grad, const float* x, float mean, float k1, float k2, float k3, float* out, Py_ssize_t n) noexcept nogil
+        void (*plane_statistics)(const float* x, Py_ssize_t plane, Py_ssize_t planes, Py_ssize_t n, float* mean, double* squares, double* deviation) noexcept nogil
+        void (*grad_sums)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
+        void (*affine)(const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float scale, float shift, float* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
+        void (*affine2)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float k1, float k2, float k3, float* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
         void (*column_sums)(const float* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum) noexcept nogil
         void (*column_square_deviations)(const float* x, const float* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum, float* deviation) noexcept nogil
         void (*column_grad_sums)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, float* sum, float* dot) noexcept nogil
@@ -71,21 +76,26 @@ cdef extern from "fastcnn.h" nogil:
         void (*planes)(const double* w, Py_ssize_t w_channel, const double* bias, const double* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_vector, double* out, Py_ssize_t out_channel, Py_ssize_t out_vector, int full, int last, int m, int nv) noexcept nogil
         void (*planes_outer)(const double* grad, Py_ssize_t g_channel, Py_ssize_t g_row, const double* x, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t x_row, Py_ssize_t x_vector, Py_ssize_t nrows, Py_ssize_t OW, double* out, Py_ssize_t m) noexcept nogil
         void (*lanes_scatter)(const double* grad, const Py_ssize_t* g_offset, const double* w, const Py_ssize_t* w_offset, Py_ssize_t count, double* out, Py_ssize_t pixels, Py_ssize_t KW, Py_ssize_t stride, Py_ssize_t dilation) noexcept nogil
-        void (*window_max)(const double* x, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, double* out, int8_t* at, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
-        void (*window_max_back)(const double* grad, const int8_t* at, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, double* grad_input, int accumulate, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
+        void (*window_max)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, int first, Py_ssize_t number, double* out, int8_t* at, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
+        void (*window_max_back)(const double* grad, const int8_t* at, Py_ssize_t row, Py_ssize_t col, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, int first, Py_ssize_t number, double* grad_input, int accumulate, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
         void (*window_mean)(const double* x, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, double scale, double* out, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
         void (*window_mean_back)(const double* grad, Py_ssize_t row, Py_ssize_t step, Py_ssize_t kh, Py_ssize_t kw, double scale, double* grad_input, int accumulate, Py_ssize_t windows, Py_ssize_t channels) noexcept nogil
         void (*fold_lanes)(const double* x, double* out, Py_ssize_t n) noexcept nogil
         void (*multiply_add)(const double* x, const double* w, double* out, Py_ssize_t n) noexcept nogil
         void (*max_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, int64_t first, int64_t index_row, int64_t index_col, double* out, int64_t* index, Py_ssize_t n, Py_ssize_t lane_stride, int64_t lane_index) noexcept nogil
-        void (*avg_pool_lanes)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, double scale, double* out, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
+        void (*rows_max)(const double* x, Py_ssize_t line, Py_ssize_t row, Py_ssize_t count, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t number, double* out, void* place) noexcept nogil
+        void (*rows_sum)(const double* x, Py_ssize_t line, Py_ssize_t row, Py_ssize_t count, Py_ssize_t step, Py_ssize_t rows, double* out, Py_ssize_t out_step) noexcept nogil
+        void (*cols_max)(const double* x, const void* place, Py_ssize_t step, Py_ssize_t col, Py_ssize_t kw, int first, double* out, int8_t* at, Py_ssize_t n) noexcept nogil
+        void (*cols_sum)(const double* x, Py_ssize_t step, Py_ssize_t kw, double scale, double* out, Py_ssize_t n) noexcept nogil
+        void (*cols_spread)(const double* grad, Py_ssize_t step, Py_ssize_t kw, double* out, Py_ssize_t n) noexcept nogil
+        void (*cols_max_back)(const double** grad, const int8_t** at, const Py_ssize_t* first, Py_ssize_t count, Py_ssize_t step, Py_ssize_t col, Py_ssize_t kw, double* out, Py_ssize_t n, Py_ssize_t rows, Py_ssize_t in_row, Py_ssize_t out_row) noexcept nogil
         void (*tied_pool_back)(const double* x, Py_ssize_t row, Py_ssize_t col, Py_ssize_t kh, Py_ssize_t kw, const double* grad, double* grad_input, int split, int accumulate, Py_ssize_t n, Py_ssize_t lane_stride) noexcept nogil
         void (*add_scaled)(const double* x, double scale, double* out, Py_ssize_t n) noexcept nogil
         double (*sum)(const double* x, Py_ssize_t n) noexcept nogil
-        double (*sum_square_deviation)(const double* x, double mean, Py_ssize_t n, double* deviation) noexcept nogil
-        void (*grad_sums)(const double* grad, const double* x, double mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
-        void (*affine)(const double* x, double mean, double scale, double shift, double* out, Py_ssize_t n) noexcept nogil
-        void (*affine2)(const double* grad, const double* x, double mean, double k1, double k2, double k3, double* out, Py_ssize_t n) noexcept nogil
+        void (*plane_statistics)(const double* x, Py_ssize_t plane, Py_ssize_t planes, Py_ssize_t n, double* mean, double* squares, double* deviation) noexcept nogil
+        void (*grad_sums)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
+        void (*affine)(const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double scale, double shift, double* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
+        void (*affine2)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double k1, double k2, double k3, double* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
         void (*column_sums)(const double* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum) noexcept nogil
         void (*column_square_deviations)(const double* x, const double* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum, double* deviation) noexcept nogil
         void (*column_grad_sums)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, double* sum, double* dot) noexcept nogil

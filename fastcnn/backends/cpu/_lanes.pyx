@@ -149,10 +149,10 @@ cdef void stage_forward(const fc_isa* kernels, const Run* run, int at, char* mem
         for o in range(s.O):
             if s.pool == MAX_POOL:
                 if real is float:
-                    kernels.f32.window_max(conv + o * s.rows * line + q, line, s.TW * run.lanes, s.QH, s.QW, y + o * s.y_plane + p * s.y_row,
+                    kernels.f32.window_max(conv + o * s.rows * line + q, line, run.lanes, s.TW * run.lanes, s.QH, s.QW, 0, s.QW, y + o * s.y_plane + p * s.y_row,
                                                winners + (o * s.YH + p) * s.YW * run.lanes if training else NULL, s.YW, run.lanes)
                 else:
-                    kernels.f64.window_max(conv + o * s.rows * line + q, line, s.TW * run.lanes, s.QH, s.QW, y + o * s.y_plane + p * s.y_row,
+                    kernels.f64.window_max(conv + o * s.rows * line + q, line, run.lanes, s.TW * run.lanes, s.QH, s.QW, 0, s.QW, y + o * s.y_plane + p * s.y_row,
                                                winners + (o * s.YH + p) * s.YW * run.lanes if training else NULL, s.YW, run.lanes)
             else:
                 if real is float:
@@ -179,10 +179,10 @@ cdef void unpool(const fc_isa* kernels, const Run* run, const Stage* s, const re
             g = grad + o * s.y_plane + p * s.y_row
             if s.pool == MAX_POOL:
                 if real is float:
-                    kernels.f32.window_max_back(g, winners + (o * s.YH + p) * s.YW * run.lanes, line, s.TW * run.lanes, s.QH, s.QW, out, add, s.YW,
+                    kernels.f32.window_max_back(g, winners + (o * s.YH + p) * s.YW * run.lanes, line, run.lanes, s.TW * run.lanes, s.QH, s.QW, 0, s.QW, out, add, s.YW,
                                                     run.lanes)
                 else:
-                    kernels.f64.window_max_back(g, winners + (o * s.YH + p) * s.YW * run.lanes, line, s.TW * run.lanes, s.QH, s.QW, out, add, s.YW,
+                    kernels.f64.window_max_back(g, winners + (o * s.YH + p) * s.YW * run.lanes, line, run.lanes, s.TW * run.lanes, s.QH, s.QW, 0, s.QW, out, add, s.YW,
                                                     run.lanes)
             else:
                 if real is float:

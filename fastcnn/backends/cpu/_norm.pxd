@@ -13,6 +13,7 @@ cdef struct Layout:
     index H
     index W
     index rows      # of a piece, in channels-last memory
+    index images    # of a piece, in planes
     index strips    # pieces of an image
     index pieces    # pieces per channel
     int threads

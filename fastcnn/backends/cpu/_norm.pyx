@@ -2,9 +2,12 @@
 """Batch normalisation over (N, H, W) per channel (Ioffe & Szegedy 2015, arXiv:1502.03167); in channels-last memory also with the activation and the pooling that
 follow it, in the same passes.
 
-The data are cut into pieces whose size depends on the shape alone: a plane in C-contiguous memory, some rows of one image in channels-last memory, small enough for
-L1. Each piece gives its sum and its squares about its own mean, and the pieces are put together in double, in order (Chan, Golub, LeVeque 1979): one pass over memory, no
+The data are cut into pieces whose size depends on the shape alone: some rows of one image in channels-last memory, small enough for L1; in C-contiguous memory the plane of one
+image, or the small ones of several. Each piece gives its sum and its squares about its own mean, and the pieces are put together in double, in order (Chan, Golub, LeVeque 1979): one pass over memory, no
 cancellation, bits that do not depend on the threads, and the same bits whether activation and pooling are done here or by themselves.
+
+In planes a thread takes one channel after the other through all its steps, where there are enough of them: the second reading of a channel then comes from the cache. Where its planes lie a
+multiple of 4 KiB apart they share a few of the cache's sets and would not stay: such a channel is copied together first.
 
 Passes over memory: forward two reads and one write; backward two of each of (grad_output, input) and one write. A pooled gradient is spread into a piece in L1 and never stored.
 A Winograd convolution in front takes the statistics of the pieces it has just made, and one behind normalises what it loads: forward is then one write and one read.
@@ -28,6 +31,8 @@ fc_use_pool(pool())
 
 cdef enum:
     PIECE_BYTES = 32 * 1024
+    PIECE_PIXELS = 4096  # of a channel, in planes
+    TOGETHER = 256 * 1024  # bytes of a channel that is copied together: half of an L2 for two of them
     BACK_PIECES = 16  # of averages' gradients that share the rows spread under them
 
 # What can follow in the same pass: activations whose code is part of the kernels. None stands for no activation.
@@ -43,14 +48,16 @@ cdef Layout make_layout(index N, index C, index H, index W, size_t itemsize, bin
     s.N, s.C, s.H, s.W = N, C, H, W
     s.last = last or H * W == 1  # one pixel: both formats are the same memory
     s.op, s.slope, s.pool = -1, 0, NO_POOL
-    s.rows, s.strips = s.H, 1
+    s.rows, s.strips, s.images = s.H, 1, 1
     if s.last:
         # an even number of rows, so that no 2x2 window lies in two pieces; one-pixel images (the output of a linear layer) are taken as one image
         if s.H * s.W == 1:
             s.H, s.N = s.N, 1
         s.rows = imin(s.H, imax(2, PIECE_BYTES // (s.W * s.C * <index>itemsize) // 2 * 2)) if s.H > 0 else 1
         s.strips = ceil_div(s.H, s.rows)
-    s.pieces = s.N * s.strips
+    else:
+        s.images = imax(1, imin(s.N, PIECE_PIXELS // (H * W)))
+    s.pieces = ceil_div(s.N, s.images) * s.strips
     s.threads = thread_count(4.0 * N * C * H * W, s.pieces if s.last else s.pieces * s.C)
     return s
 
@@ -91,50 +98,128 @@ cdef void piece_statistics(const fc_isa* kernels, const Pieces* p, index i, cons
         kernels.f64.column_square_deviations(x, mean, rows, s.C, s.C, squares, sum)
 
 
-cdef void statistics(const fc_isa* kernels, const Pieces* p, const real* x, bint counted, real* mean, real* var) noexcept nogil:
-    """Mean and biased variance; `counted`: the statistics of the pieces are there already. In planes two of the three arrays hold doubles."""
+cdef inline index piece_images(const Layout* s, index piece) noexcept nogil:
+    return imin(s.images, s.N - piece * s.images)
+
+
+cdef inline bint by_channels(const Layout* s) noexcept nogil:
+    """Are there channels enough, in planes, for every thread to take whole ones?"""
+    return s.C >= 4 * s.threads
+
+
+cdef inline bint shares_sets(const Layout* s, size_t itemsize) noexcept nogil:
+    """Are a channel's planes worth copying together?"""
+    cdef size_t pixels = s.H * s.W
+    return s.N > 1 and by_channels(s) and s.C * pixels * itemsize % 4096 == 0 and s.N * pixels * itemsize <= TOGETHER
+
+
+cdef inline size_t together_bytes(const Layout* s, size_t itemsize) noexcept nogil:
+    return aligned(s.N * s.H * s.W * itemsize) if not s.last and shares_sets(s, itemsize) else 0
+
+
+cdef inline const real* put_together(const fc_isa* kernels, const Layout* s, index c, const real* x, real* scratch) noexcept nogil:
+    """The planes of channel c, one after the other."""
+    cdef index pixels = s.H * s.W
+    if real is float:
+        kernels.f32.rows_sum(x + c * pixels, pixels, 0, 1, s.C * pixels, s.N, scratch, pixels)
+    else:
+        kernels.f64.rows_sum(x + c * pixels, pixels, 0, 1, s.C * pixels, s.N, scratch, pixels)
+    return scratch
+
+
+cdef void plane_statistics(const fc_isa* kernels, const Pieces* p, index i, index c, const real* x, index image) noexcept nogil:
+    """The same of one channel in planes, x its first, `image` elements from one image's to the next; sums and squares hold doubles."""
+    cdef const Layout* s = p.layout
+    cdef index at = i * s.C + c, pixels = s.H * s.W
+    if real is float:
+        kernels.f32.plane_statistics(x + i * s.images * image, image, piece_images(s, i), pixels, <real*>p.means + at, <double*>p.squares + at, <double*>p.sums + at)
+    else:
+        kernels.f64.plane_statistics(x + i * s.images * image, image, piece_images(s, i), pixels, <real*>p.means + at, <double*>p.squares + at, <double*>p.sums + at)
+
+
+cdef void combine(const Pieces* p, index c, real* mean, real* var) noexcept nogil:
+    """Mean and biased variance of channel c from those of the pieces."""
     cdef const Layout* s = p.layout
     cdef real* rows = <real*>p.sums
     cdef real* means = <real*>p.means
     cdef real* squares = <real*>p.squares
     cdef double* sums = <double*>p.sums
     cdef double* deviations = <double*>p.squares
-    cdef index i, c, at, pixels = s.H * s.W
-    cdef double total, base, spread, step, piece, count, M = <double>s.N * s.H * s.W
-    if counted:
-        i = 0
-    elif s.last:
+    cdef index i, at
+    cdef double total = 0, base, spread = 0, step, piece, count, M = <double>s.N * s.H * s.W
+    base = means[c] if isfinite(means[c]) else 0  # the sums are taken from near the mean, where double loses nothing of a constant channel
+    for i in range(s.pieces):
+        at = i * s.C + c
+        count = piece_rows(s, i) * s.W if s.last else piece_images(s, i) * s.H * s.W
+        piece = rows[at] if s.last else sums[at]
+        total += count * (means[at] - base) + (piece if isfinite(means[at]) else 0)
+    total = base + total / M
+    mean[c] = <real>total
+    for i in range(s.pieces):
+        at = i * s.C + c
+        count = piece_rows(s, i) * s.W if s.last else piece_images(s, i) * s.H * s.W
+        piece = rows[at] if s.last else sums[at]
+        # sum (x - mean)^2 = sum (x - m)^2 + (m - mean) * (2 * sum (x - m) + n * (m - mean)),  m the piece's mean as rounded
+        step = means[at] - total
+        spread += (squares[at] if s.last else deviations[at]) + step * (2 * piece + count * step)
+    var[c] = 0 if spread < 0 else <real>(spread / M)  # rounding; NaN stays
+
+
+cdef void statistics(const fc_isa* kernels, const Pieces* p, const real* x, bint counted, real* mean, real* var) noexcept nogil:
+    """Mean and biased variance in channels-last memory; `counted`: the statistics of the pieces are there already."""
+    cdef const Layout* s = p.layout
+    cdef index i, c
+    if not counted:
         for i in prange(s.pieces, num_threads=s.threads, schedule="static"):
             piece_statistics(kernels, p, i, x)
-    else:
-        for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-            if real is float:
-                sums[i] = kernels.f32.sum(x + i * pixels, pixels)
-                means[i] = <real>(sums[i] / pixels)
-                deviations[i] = kernels.f32.sum_square_deviation(x + i * pixels, means[i], pixels, sums + i)
-            else:
-                sums[i] = kernels.f64.sum(x + i * pixels, pixels)
-                means[i] = <real>(sums[i] / pixels)
-                deviations[i] = kernels.f64.sum_square_deviation(x + i * pixels, means[i], pixels, sums + i)
     for c in range(s.C):
-        total = 0
-        base = means[c] if isfinite(means[c]) else 0  # the sums are taken from near the mean, where double loses nothing of a constant channel
-        for i in range(s.pieces):
-            at = i * s.C + c
-            count = piece_rows(s, i) * s.W if s.last else pixels
-            piece = rows[at] if s.last else sums[at]
-            total += count * (means[at] - base) + (piece if isfinite(means[at]) else 0)
-        total = base + total / M
-        mean[c] = <real>total
-        spread = 0
-        for i in range(s.pieces):
-            at = i * s.C + c
-            count = piece_rows(s, i) * s.W if s.last else pixels
-            piece = rows[at] if s.last else sums[at]
-            # sum (x - mean)^2 = sum (x - m)^2 + (m - mean) * (2 * sum (x - m) + n * (m - mean)),  m the piece's mean as rounded
-            step = means[at] - total
-            spread += (squares[at] if s.last else deviations[at]) + step * (2 * piece + count * step)
-        var[c] = 0 if spread < 0 else <real>(spread / M)  # rounding; NaN stays
+        combine(p, c, mean, var)
+
+
+cdef inline void apply_planes(const fc_isa* kernels, const Layout* s, index c, index images, const real* x, index image, const Constants* k, real* out) noexcept nogil:
+    """Channel c of some images; x its first plane, `image` elements from one to the next, out that of the result."""
+    cdef index pixels = s.H * s.W
+    if real is float:
+        kernels.f32.affine(x, image, images, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out, s.C * pixels, pixels)
+    else:
+        kernels.f64.affine(x, image, images, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out, s.C * pixels, pixels)
+
+
+cdef void forward_channel(const fc_isa* kernels, const Pieces* p, index c, const real* x, bint given, double eps, const real* weight, real* mean, real* var, real* scale,
+                          const Constants* k, real* out, real* scratch) noexcept nogil:
+    cdef const Layout* s = p.layout
+    cdef index j, pixels = s.H * s.W, image = s.C * pixels
+    cdef const real* planes = x + c * pixels
+    if shares_sets(s, sizeof(real)):
+        planes = put_together(kernels, s, c, x, scratch)
+        image = pixels
+    if not given:
+        for j in range(s.pieces):
+            plane_statistics(kernels, p, j, c, planes, image)
+        combine(p, c, mean, var)
+    scale[c] = <real>(weight[c] / sqrt(var[c] + eps))
+    apply_planes(kernels, s, c, s.N, planes, image, k, out + c * pixels)
+
+
+cdef void forward_planes(const fc_isa* kernels, const Pieces* p, const real* x, bint given, double eps, const real* weight, real* mean, real* var, real* scale,
+                         const Constants* k, real* out, char* workers, size_t worker) noexcept nogil:
+    """Everything in planes; `given`: mean and variance are."""
+    cdef const Layout* s = p.layout
+    cdef index i, c, pixels = s.H * s.W, image = s.C * pixels
+    if by_channels(s):
+        with parallel(num_threads=s.threads):
+            for c in prange(s.C, schedule="static"):
+                forward_channel(kernels, p, c, x, given, eps, weight, mean, var, scale, k, out, <real*>(workers + threadid() * worker))
+        return
+    if not given:
+        for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
+            plane_statistics(kernels, p, i // s.C, i % s.C, x + i % s.C * pixels, image)
+        for c in range(s.C):
+            combine(p, c, mean, var)
+    fill_scale(s, eps, weight, var, scale)
+    for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
+        apply_planes(kernels, s, i % s.C, piece_images(s, i // s.C), x + i // s.C * s.images * image + i % s.C * pixels, image, k,
+                     out + i // s.C * s.images * image + i % s.C * pixels)
 
 
 cdef void normalise_rows(const fc_isa* kernels, const Layout* s, const real* x, const Constants* k, index rows, real* out) noexcept nogil:
@@ -152,9 +237,9 @@ cdef void apply_piece(const fc_isa* kernels, const Layout* s, index i, const rea
         at = pooled_at(s, i)
         for r in range(rows // 2):
             if real is float:
-                kernels.f32.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
+                kernels.f32.window_max(piece + 2 * r * line, line, s.C, 2 * s.C, 2, 2, 0, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
             else:
-                kernels.f64.window_max(piece + 2 * r * line, line, 2 * s.C, 2, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
+                kernels.f64.window_max(piece + 2 * r * line, line, s.C, 2 * s.C, 2, 2, 0, 2, out + at, winners + at if winners != NULL else NULL, s.windows.OW, s.C)
             at += s.windows.OW * s.C
 
 
@@ -186,9 +271,9 @@ cdef const real* spread_piece(const fc_isa* kernels, const Layout* s, index i, c
     at = pooled_at(s, i)
     for r in range(rows // 2):
         if real is float:
-            kernels.f32.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, w.OW, s.C)
+            kernels.f32.window_max_back(grad + at, winners + at, line, s.C, 2 * s.C, 2, 2, 0, 2, piece + 2 * r * line, 0, w.OW, s.C)
         else:
-            kernels.f64.window_max_back(grad + at, winners + at, line, 2 * s.C, 2, 2, piece + 2 * r * line, 0, w.OW, s.C)
+            kernels.f64.window_max_back(grad + at, winners + at, line, s.C, 2 * s.C, 2, 2, 0, 2, piece + 2 * r * line, 0, w.OW, s.C)
         at += w.OW * s.C
     return piece
 
@@ -246,63 +331,113 @@ cdef void apply(const fc_isa* kernels, const Layout* s, const real* x, const Con
             for i in prange(s.pieces, schedule="static"):
                 apply_piece(kernels, s, i, x, k, out, winners, <real*>(scratch + threadid() * worker))
         return
-    for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-        c = i % s.C
-        if real is float:
-            kernels.f32.affine(x + i * pixels, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out + i * pixels, pixels)
-        else:
-            kernels.f64.affine(x + i * pixels, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out + i * pixels, pixels)
 
 
 cdef void gradient_sums(const fc_isa* kernels, const Layout* s, const real* grad, const int8_t* winners, const real* x, const Constants* k, char* scratch, size_t part,
                         char* workers, size_t worker, double* total, double* dot) noexcept nogil:
-    """total = sum of g, dot = sum of g * (x - mean) per channel, g the gradient before activation and pooling."""
+    """total = sum of g, dot = sum of g * (x - mean) per channel, g the gradient before activation and pooling; channels-last."""
     cdef real* rows = <real*>scratch
     cdef real* rows2 = <real*>(scratch + part)
-    cdef double* planes = <double*>scratch
-    cdef double* planes2 = <double*>(scratch + part)
-    cdef index i, c, pixels = s.H * s.W
-    if s.last:
-        with parallel(num_threads=s.threads):
-            for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
-                sum_group(kernels, s, i, grad, winners, x, k, rows, rows2, <real*>(workers + threadid() * worker))
-    else:
-        for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-            if real is float:
-                kernels.f32.grad_sums(grad + i * pixels, x + i * pixels, (<real*>k.mean)[i % s.C], pixels, planes + i, planes2 + i)
-            else:
-                kernels.f64.grad_sums(grad + i * pixels, x + i * pixels, (<real*>k.mean)[i % s.C], pixels, planes + i, planes2 + i)
+    cdef index i, c
+    with parallel(num_threads=s.threads):
+        for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
+            sum_group(kernels, s, i, grad, winners, x, k, rows, rows2, <real*>(workers + threadid() * worker))
     for c in range(s.C):
         total[c] = dot[c] = 0
     for i in range(s.pieces):
         for c in range(s.C):
-            total[c] += rows[i * s.C + c] if s.last else planes[i * s.C + c]
-            dot[c] += rows2[i * s.C + c] if s.last else planes2[i * s.C + c]
+            total[c] += rows[i * s.C + c]
+            dot[c] += rows2[i * s.C + c]
+
+
+cdef inline void gradient_constants(const Layout* s, index c, double total, double dot, bint training, double eps, const real* weight, const real* var, const Constants* k,
+                                    real* grad_weight, real* grad_bias) noexcept nogil:
+    cdef double inverse = 1 / sqrt(var[c] + eps), slope = weight[c] * inverse, M = <double>s.N * s.H * s.W
+    grad_weight[c] = <real>(dot * inverse)
+    grad_bias[c] = <real>total
+    (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c] = <real>slope, 0, 0
+    if training and M > 0:
+        # the mean and the variance are functions of the input too: dx = slope * (dy - mean(dy) - (x - mean) * inverse^2 * mean(dy * (x - mean)))
+        (<real*>k.k2)[c] = <real>(-slope * inverse * inverse * dot / M)
+        (<real*>k.k3)[c] = <real>(-slope * total / M)
+
+
+cdef inline void sum_planes(const fc_isa* kernels, const Layout* s, index i, index c, const real* grad, const real* x, index image, const Constants* k, double* sums,
+                            double* dots) noexcept nogil:
+    """Piece i of channel c; grad and x the channel's first planes, `image` elements from one to the next."""
+    cdef index at = i * s.images * image, pixels = s.H * s.W
+    if real is float:
+        kernels.f32.grad_sums(grad + at, x + at, image, piece_images(s, i), (<real*>k.mean)[c], pixels, sums + i * s.C + c, dots + i * s.C + c)
+    else:
+        kernels.f64.grad_sums(grad + at, x + at, image, piece_images(s, i), (<real*>k.mean)[c], pixels, sums + i * s.C + c, dots + i * s.C + c)
+
+
+cdef inline void grad_planes(const fc_isa* kernels, const Layout* s, index c, index images, const real* grad, const real* x, index image, const Constants* k,
+                             real* out) noexcept nogil:
+    """Channel c of some images; see apply_planes."""
+    cdef index pixels = s.H * s.W
+    if real is float:
+        kernels.f32.affine2(grad, x, image, images, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out, s.C * pixels, pixels)
+    else:
+        kernels.f64.affine2(grad, x, image, images, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out, s.C * pixels, pixels)
+
+
+cdef inline double added(const Layout* s, index c, const double* parts) noexcept nogil:
+    cdef double total = 0
+    cdef index i
+    for i in range(s.pieces):
+        total += parts[i * s.C + c]
+    return total
+
+
+cdef void backward_channel(const fc_isa* kernels, const Layout* s, index c, const real* grad, const real* x, const Constants* k, bint training, double eps,
+                           const real* weight, const real* var, real* grad_weight, real* grad_bias, double* sums, double* dots, real* out, char* scratch) noexcept nogil:
+    cdef index j, pixels = s.H * s.W, image = s.C * pixels
+    cdef const real* planes = x + c * pixels
+    cdef const real* grads = grad + c * pixels
+    if shares_sets(s, sizeof(real)):
+        planes = put_together(kernels, s, c, x, <real*>scratch)
+        grads = put_together(kernels, s, c, grad, <real*>(scratch + together_bytes(s, sizeof(real))))
+        image = pixels
+    for j in range(s.pieces):
+        sum_planes(kernels, s, j, c, grads, planes, image, k, sums, dots)
+    gradient_constants(s, c, added(s, c, sums), added(s, c, dots), training, eps, weight, var, k, grad_weight, grad_bias)
+    grad_planes(kernels, s, c, s.N, grads, planes, image, k, out + c * pixels)
+
+
+cdef void backward_planes(const fc_isa* kernels, const Layout* s, const real* grad, const real* x, const Constants* k, bint training, double eps, const real* weight,
+                          const real* var, real* grad_weight, real* grad_bias, double* sums, double* dots, real* out, char* workers, size_t worker) noexcept nogil:
+    """Everything in planes. sums, dots: (pieces, C)."""
+    cdef index i, c, at, pixels = s.H * s.W, image = s.C * pixels
+    if by_channels(s):
+        with parallel(num_threads=s.threads):
+            for c in prange(s.C, schedule="static"):
+                backward_channel(kernels, s, c, grad, x, k, training, eps, weight, var, grad_weight, grad_bias, sums, dots, out, workers + threadid() * worker)
+        return
+    for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
+        sum_planes(kernels, s, i // s.C, i % s.C, grad + i % s.C * pixels, x + i % s.C * pixels, image, k, sums, dots)
+    for c in range(s.C):
+        gradient_constants(s, c, added(s, c, sums), added(s, c, dots), training, eps, weight, var, k, grad_weight, grad_bias)
+    for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
+        at = i // s.C * s.images * image + i % s.C * pixels
+        grad_planes(kernels, s, i % s.C, piece_images(s, i // s.C), grad + at, x + at, image, k, out + at)
 
 
 cdef void gradient(const fc_isa* kernels, const Layout* s, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* out, char* scratch,
                    char* workers, size_t worker, real* bias) noexcept nogil:
-    """dx, and where `bias` is not NULL its sum per channel: the gradient of the bias of a convolution before it (channels-last only)."""
-    cdef index i, c, pixels = s.H * s.W
+    """dx, and where `bias` is not NULL its sum per channel: the gradient of the bias of a convolution before it; channels-last."""
+    cdef index i, c
     cdef real* rows = <real*>scratch
     cdef double total
-    if s.last:
-        with parallel(num_threads=s.threads):
-            for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
-                grad_group(kernels, s, i, grad, winners, x, k, out, rows, <real*>(workers + threadid() * worker))
-        if bias != NULL:
-            for c in range(s.C):
-                total = 0
-                for i in range(s.pieces):
-                    total += rows[i * s.C + c]
-                bias[c] = <real>total
-        return
-    for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-        c = i % s.C
-        if real is float:
-            kernels.f32.affine2(grad + i * pixels, x + i * pixels, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out + i * pixels, pixels)
-        else:
-            kernels.f64.affine2(grad + i * pixels, x + i * pixels, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out + i * pixels, pixels)
+    with parallel(num_threads=s.threads):
+        for i in prange(s.N * ceil_div(s.strips, back_group(s)), schedule="static"):
+            grad_group(kernels, s, i, grad, winners, x, k, out, rows, <real*>(workers + threadid() * worker))
+    if bias != NULL:
+        for c in range(s.C):
+            total = 0
+            for i in range(s.pieces):
+                total += rows[i * s.C + c]
+            bias[c] = <real>total
 
 
 cdef cnp.ndarray channel_array(object values, index C, int typenum, double default):
@@ -342,15 +477,23 @@ cdef object forward(cnp.ndarray x, object weight, object bias, object mean, obje
     cdef const fc_isa* kernels = active_isa()
     cdef int typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray m, v, w = channel_array(weight, s.C, typenum, 1), b = channel_array(bias, s.C, typenum, 0)
-    cdef Arena arena = acquire(3 * part_bytes(&s) + aligned(s.C * sizeof(real)))
+    cdef size_t constants = aligned(s.C * sizeof(real)), worker = together_bytes(&s, sizeof(real))
+    cdef Arena arena = acquire(3 * part_bytes(&s) + constants + s.threads * worker)
     cdef Pieces p = pieces_at(&s, arena.base)
     cdef real* scale = <real*>(arena.base + 3 * part_bytes(&s))
+    cdef char* workers = arena.base + 3 * part_bytes(&s) + constants
     cdef Constants k
     if mean is None:
         m, v = channel_array(None, s.C, typenum, 0), channel_array(None, s.C, typenum, 0)
     else:
         m, v = np.array(mean), np.array(var)
     k.mean, k.scale, k.shift = cnp.PyArray_DATA(m), scale, cnp.PyArray_DATA(b)
+    if not s.last:
+        with nogil:
+            forward_planes(kernels, &p, <real*>cnp.PyArray_DATA(x), mean is not None or s.pieces * s.H * s.W == 0, eps, <real*>cnp.PyArray_DATA(w), <real*>cnp.PyArray_DATA(m),
+                           <real*>cnp.PyArray_DATA(v), scale, &k, <real*>cnp.PyArray_DATA(out), workers, worker)
+        release(arena)
+        return m, v
     with nogil:
         if mean is None and s.pieces * s.H * s.W > 0:
             statistics(kernels, &p, <real*>cnp.PyArray_DATA(x), False, <real*>cnp.PyArray_DATA(m), <real*>cnp.PyArray_DATA(v))
@@ -366,8 +509,7 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
     cdef const fc_isa* kernels = active_isa()
     cdef int typenum = cnp.PyArray_TYPE(x)
     cdef index C = s.C, c
-    cdef double M = <double>s.N * s.H * s.W
-    cdef size_t part = part_bytes(&s), line = aligned(C * sizeof(double)), worker = worker_bytes(&s, sizeof(real))
+    cdef size_t part = part_bytes(&s), line = aligned(C * sizeof(double)), worker = worker_bytes(&s, sizeof(real)) + 2 * together_bytes(&s, sizeof(real))
     cdef cnp.ndarray w = channel_array(weight, C, typenum, 1), b = channel_array(bias, C, typenum, 0)
     cdef cnp.ndarray m = channel_array(mean, C, typenum, 0), v = channel_array(var, C, typenum, 0)
     cdef cnp.ndarray grad_weight = channel_array(None, C, typenum, 0), grad_bias = channel_array(None, C, typenum, 0), sums = channel_array(None, C, typenum, 0)
@@ -383,12 +525,19 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
     cdef const real* vp = <const real*>cnp.PyArray_DATA(v)
     cdef const real* xp = <const real*>cnp.PyArray_DATA(x)
     cdef const real* gp = <const real*>cnp.PyArray_DATA(g)
-    cdef double inverse, slope, curve
     cdef Constants k
     cdef const int8_t* at = NULL
     if winners is not None:
         at = <const int8_t*>cnp.PyArray_DATA(winners)
     k.mean, k.scale, k.shift, k.k1, k.k2, k.k3 = cnp.PyArray_DATA(m), scale, cnp.PyArray_DATA(b), k1, k2, k3
+    cdef real* gw = <real*>cnp.PyArray_DATA(grad_weight)
+    cdef real* gb = <real*>cnp.PyArray_DATA(grad_bias)
+    if not s.last:
+        with nogil:
+            backward_planes(kernels, &s, gp, xp, &k, training, eps, wp, vp, gw, gb, <double*>arena.base, <double*>(arena.base + part), <real*>cnp.PyArray_DATA(out), workers,
+                            worker)
+        release(arena)
+        return grad_weight, grad_bias, None
     with nogil:
         for c in range(C):
             scale[c] = <real>(wp[c] / sqrt(vp[c] + eps)) if normalised else 1
@@ -396,16 +545,7 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
         if normalised:
             gradient_sums(kernels, &s, gp, at, xp, &k, arena.base, part, workers, worker, total, dot)
             for c in range(C):
-                inverse = 1 / sqrt(vp[c] + eps)
-                (<real*>cnp.PyArray_DATA(grad_weight))[c] = <real>(dot[c] * inverse)
-                (<real*>cnp.PyArray_DATA(grad_bias))[c] = <real>total[c]
-                slope = wp[c] * inverse
-                k1[c] = <real>slope
-                if training and M > 0:
-                    # the mean and the variance are functions of the input too: dx = slope * (dy - mean(dy) - (x - mean) * inverse^2 * mean(dy * (x - mean)))
-                    curve = -slope * inverse * inverse * dot[c] / M
-                    k2[c] = <real>curve
-                    k3[c] = <real>(-slope * total[c] / M)
+                gradient_constants(&s, c, total[c], dot[c], training, eps, wp, vp, &k, gw, gb)
         gradient(kernels, &s, gp, at, xp, &k, <real*>cnp.PyArray_DATA(out), arena.base, workers, worker, <real*>cnp.PyArray_DATA(sums) if wants_bias else NULL)
     release(arena)
     return grad_weight, grad_bias, sums if wants_bias else None

@@ -27,6 +27,7 @@ cdef enum:
     PLANE_BYTES = 24 * 1024   # of one copied plane per item: L1
     PLANES_BYTES = 128 * 1024 # of several: L2
     LEAST_ITEMS = 64          # of the weight gradient: groups, times shares of the images where there are few; from shapes alone, so that the bits do not depend on threads
+    SUM_BYTES = 16 * 1024     # of the weight gradient's lanes
     PIECES = 8                # ranges of items per thread: one item may take less time than handing it out
 
 
@@ -294,7 +295,7 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     cdef Plan plan
     cdef Back back
     cdef int lanes = kernels.f32.lanes if real is float else kernels.f64.lanes
-    cdef index outputs = ceil_div(g.H, g.SH), width, depth, i, kw
+    cdef index outputs = ceil_div(g.H, g.SH), phases = imin(g.SH, g.H), width, depth, i, kw  # a stride beyond the image has no more phases than the image has rows
     back.top = floor_div(g.PT - (g.KH - 1) * g.DH, g.SH)
     back.before = -floor_div(g.PL - (g.KW - 1) * g.DW, g.SW)
     depth = (g.SH - 1 + g.PT) // g.SH - back.top
@@ -306,10 +307,10 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     back.merged = 2 * ceil_div(ceil_div(g.W, 2), lanes) * lanes
     back.merged_bytes = aligned((plan.rows * back.merged + lanes) * sizeof(real)) if g.SW == 2 else 0
     plan.worker_bytes = plan.copy.nbytes + back.merged_bytes
-    cdef size_t phase_bytes = aligned((g.SH + g.SW) * sizeof(Phase)), offset_bytes = aligned(g.SW * g.KW * sizeof(index))
+    cdef size_t phase_bytes = aligned((phases + g.SW) * sizeof(Phase)), offset_bytes = aligned(g.SW * g.KW * sizeof(index))
     cdef Arena arena = acquire(phase_bytes + offset_bytes + plan.threads * plan.worker_bytes)
     cdef Phase* down = <Phase*>arena.base
-    cdef Phase* across = down + g.SH
+    cdef Phase* across = down + phases
     cdef index* offset = <index*>(arena.base + phase_bytes)
     cdef char* scratch = arena.base + phase_bytes + offset_bytes
     cdef View s = view_of(grad_output)
@@ -317,7 +318,7 @@ cdef cnp.ndarray input_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarra
     cdef const real* weights = <const real*>cnp.PyArray_DATA(w)
     cdef real* gx = <real*>cnp.PyArray_DATA(grad_input)
     cdef index item, piece
-    for i in range(g.SH):
+    for i in range(phases):
         down[i] = make_phase(i, g.SH, g.PT, g.KH, g.DH)
         if down[i].taps == 0:
             down[i].start = back.top
@@ -347,34 +348,39 @@ def conv2d_grad_input(cnp.ndarray grad_output, cnp.ndarray weight, input_shape, 
 
 # ---- weight gradient
 
-cdef void grad_weight_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item, index shares, const real* x, View s, const real* grad, real* folded,
+cdef void grad_weight_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item, index block, index shares, const real* x, View s, const real* grad, real* folded,
                            const index* offset, char* scratch) noexcept nogil:
-    """One share of the strips of one group; folded[share][o][c][tap]."""
-    cdef index group = item % g.G, part = item // g.G, work = g.N * p.strips, taps = g.KH * g.KW, size = g.Og * g.Cg * taps, at, n, r0, rows, plane, row, o, c
-    cdef size_t partial_bytes = aligned(size * p.copy.lanes * sizeof(real))
+    """One share of the strips of `block` groups; folded[share][o][c][tap]. Image by image all of the groups, whose planes follow each other in memory."""
+    cdef index blocks = ceil_div(g.G, block), first = item % blocks * block, after = imin(g.G, first + block), part = item // blocks, work = g.N * p.strips
+    cdef index taps = g.KH * g.KW, size = g.Og * g.Cg * taps, lanes = p.copy.lanes, at, group
+    cdef size_t partial_bytes = aligned(block * size * lanes * sizeof(real))
     cdef real* partial = <real*>scratch
-    cdef real* planes = <real*>(scratch + partial_bytes)
-    cdef const real* base
-    cdef const real* g_base
-    cdef bint direct
-    memset(partial, 0, size * p.copy.lanes * sizeof(real))
+    memset(partial, 0, block * size * lanes * sizeof(real))
     for at in range(part * work // shares, (part + 1) * work // shares):
-        n, r0 = at // p.strips, at % p.strips * p.rows
-        rows = imin(p.rows, g.OH - r0)
-        base = load_planes(kernels, g, p, n, group, r0, rows, x, s, planes, &plane, &row, &direct)
-        for o in range(g.Og):
-            g_base = grad + ((n * g.O + group * g.Og + o) * g.OH + r0) * g.OW
-            for c in range(g.Cg):
-                if real is float:
-                    kernels.f32.stencil_outer(g_base, g.OW, base + c * plane, g.SH * row, g.DH * row, offset + (g.KW if direct else 0), g.KH, g.KW, rows, g.OW,
-                                              partial + (o * g.Cg + c) * taps * p.copy.lanes)
-                else:
-                    kernels.f64.stencil_outer(g_base, g.OW, base + c * plane, g.SH * row, g.DH * row, offset + (g.KW if direct else 0), g.KH, g.KW, rows, g.OW,
-                                              partial + (o * g.Cg + c) * taps * p.copy.lanes)
-    if real is float:
-        kernels.f32.fold_lanes(partial, folded + (part * g.G + group) * size, size)
-    else:
-        kernels.f64.fold_lanes(partial, folded + (part * g.G + group) * size, size)
+        for group in range(first, after):
+            add_strip(kernels, g, p, at, group, x, s, grad, offset, <real*>(scratch + partial_bytes), partial + (group - first) * size * lanes)
+    for group in range(first, after):
+        if real is float:
+            kernels.f32.fold_lanes(partial + (group - first) * size * lanes, folded + (part * g.G + group) * size, size)
+        else:
+            kernels.f64.fold_lanes(partial + (group - first) * size * lanes, folded + (part * g.G + group) * size, size)
+
+
+cdef void add_strip(const fc_isa* kernels, Geometry* g, const Plan* p, index at, index group, const real* x, View s, const real* grad, const index* offset, real* planes,
+                    real* partial) noexcept nogil:
+    cdef index n = at // p.strips, r0 = at % p.strips * p.rows, rows = imin(p.rows, g.OH - r0), taps = g.KH * g.KW, plane, row, o, c
+    cdef bint direct
+    cdef const real* base = load_planes(kernels, g, p, n, group, r0, rows, x, s, planes, &plane, &row, &direct)
+    cdef const real* g_base
+    if direct:
+        offset += g.KW
+    for o in range(g.Og):
+        g_base = grad + ((n * g.O + group * g.Og + o) * g.OH + r0) * g.OW
+        for c in range(g.Cg):
+            if real is float:
+                kernels.f32.stencil_outer(g_base, g.OW, base + c * plane, g.SH * row, g.DH * row, offset, g.KH, g.KW, rows, g.OW, partial + (o * g.Cg + c) * taps * p.copy.lanes)
+            else:
+                kernels.f64.stencil_outer(g_base, g.OW, base + c * plane, g.SH * row, g.DH * row, offset, g.KH, g.KW, rows, g.OW, partial + (o * g.Cg + c) * taps * p.copy.lanes)
 
 
 cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, object given, real* tag):
@@ -389,9 +395,13 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     plan.rows = strip_rows(g.OH, g.Cg, plan.copy.pitch * sizeof(real), g.SH, halo)
     plan.strips = ceil_div(g.OH, plan.rows)
     plan.copy = layout(g.Cg, (plan.rows - 1) * g.SH + halo, g.PL, width, g.W, g.SW, plan.copy.lanes, sizeof(real))
-    cdef index shares = imin(g.N * plan.strips, ceil_div(LEAST_ITEMS, g.G)), items = shares * g.G, size = g.O * g.Cg * g.KH * g.KW, item, i
-    cdef int threads = thread_count(2.0 * g.N * g.OH * g.OW * g.O * g.Cg * g.KH * g.KW, items)
-    plan.worker_bytes = plan.copy.nbytes + aligned(size // g.G * plan.copy.lanes * sizeof(real))
+    cdef index shares = imin(g.N * plan.strips, ceil_div(LEAST_ITEMS, g.G)), size = g.O * g.Cg * g.KH * g.KW, items, item, i
+    cdef int threads = thread_count(2.0 * g.N * g.OH * g.OW * g.O * g.Cg * g.KH * g.KW, shares * g.G)
+    cdef index sums = size // g.G * plan.copy.lanes * sizeof(real)
+    # as many groups together as leave items for all threads and keep their sums in L1; how many does not change a sum
+    cdef index block = imax(1, imin(imin(g.G, shares * g.G // (4 * threads)), SUM_BYTES // sums))
+    items = shares * ceil_div(g.G, block)
+    plan.worker_bytes = plan.copy.nbytes + aligned(block * sums)
     cdef size_t folded_bytes = aligned(shares * size * sizeof(real))
     cdef Arena arena = acquire(plan.offset_bytes + folded_bytes + threads * plan.worker_bytes)
     cdef index* offset = <index*>arena.base
@@ -406,7 +416,7 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
         memset(scratch, 0, threads * plan.worker_bytes)
         with parallel(num_threads=threads):
             for item in prange(items, schedule="dynamic", chunksize=1):
-                grad_weight_item(kernels, g, &plan, item, shares, x, s, gp, folded, offset, scratch + threadid() * plan.worker_bytes)
+                grad_weight_item(kernels, g, &plan, item, block, shares, x, s, gp, folded, offset, scratch + threadid() * plan.worker_bytes)
         for i in range(size):
             gw[i] = folded[i]
         for item in range(1, shares):

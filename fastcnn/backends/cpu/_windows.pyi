@@ -1,6 +1,0 @@
-import numpy as np
-
-Pair = tuple[int, int]
-
-def mean(x: np.ndarray, out: np.ndarray, kernel_size: Pair, stride: Pair) -> None: ...
-def mean_backward(grad_output: np.ndarray, out: np.ndarray, kernel_size: Pair, stride: Pair) -> None: ...

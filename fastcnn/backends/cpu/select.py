@@ -482,6 +482,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "col2im": [Impl("rows", _columns.col2im)],
     "channels_last": [Impl("transpose", _formats.channels_last)],
     "max_pool2d_backward": [Impl("scatter", _pool.max_pool2d_backward)],
+    "max_pool2d_backward_places": [Impl("gather", _pool.max_pool2d_backward_places)],
     "max_pool2d_backward_ties": [Impl("windows", _pool.max_pool2d_backward_ties)],
     "avg_pool2d": [Impl("windows", _pool.avg_pool2d)],
     "avg_pool2d_backward": [Impl("windows", _pool.avg_pool2d_backward)],

@@ -181,6 +181,7 @@ void fc_forget_threads(void) {
     atomic_store(&lender, NULL); /* its threads are not here either, and it would wait for them */
     workers = moved = 0;
     avoided = -1;
+    atomic_store(&board, 0); /* a job that another thread was at: a new worker must not take a part of it */
     atomic_store(&sleepers, 0);
     atomic_store(&caller_sleeps, 0);
     atomic_store(&busy, 0);

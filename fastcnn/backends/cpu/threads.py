@@ -1,9 +1,10 @@
-"""How many threads to use when nobody said."""
+"""How many threads to use when nobody said, and when threadpoolctl says."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -27,3 +28,32 @@ def default_threads() -> int:
         return int(setting)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, math.ceil(cgroup_cpus())) if math.isfinite(cgroup_cpus()) else allowed)
+
+
+def heed_threadpoolctl(get: Callable[[], int], set_: Callable[[int], None], version: str) -> bool:
+    """Let `threadpoolctl.threadpool_limits` (which scikit-learn and joblib use) set our threads too; False where threadpoolctl is not installed.
+
+    They count as "openmp", as which they behave: `threadpool_limits(1)` and `threadpool_limits(1, user_api="openmp")` limit them, `user_api="blas"` does not.
+    """
+    try:
+        from threadpoolctl import LibController, register
+    except ImportError:  # not installed, or older than the first that others can register with
+        return False
+
+    class FastcnnController(LibController):
+        user_api = "openmp"
+        internal_api = "fastcnn"
+        filename_prefixes = ("_runtime.",)
+        check_symbols = ("fastcnn_threads",)
+
+        def get_num_threads(self) -> int:
+            return get()
+
+        def set_num_threads(self, num_threads: int) -> None:
+            set_(max(1, num_threads))
+
+        def get_version(self) -> str:
+            return version
+
+    register(FastcnnController)
+    return True

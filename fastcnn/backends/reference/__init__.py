@@ -58,6 +58,7 @@ from .pool import (
     im2col,
     max_pool2d,
     max_pool2d_backward,
+    max_pool2d_backward_places,
     max_pool2d_backward_ties,
     unfold,
 )

@@ -16,11 +16,16 @@ from math import prod
 import numpy as np
 
 
+def total(values, axes, keepdims=False):
+    """The sum over axes, added in float64: NumPy adds in the order of memory, and one float32 after another loses the digits of a million small ones."""
+    return values.sum(axis=axes, keepdims=keepdims, dtype=np.float64).astype(values.dtype)
+
+
 def mean_and_var(input, axes):
     """Mean and biased variance over axes, kept as size-1 axes. Two passes: the sum of squares alone would cancel."""
     count = max(1, prod(input.shape[axis] for axis in axes))  # an empty batch has mean and variance 0
-    mean = input.sum(axis=axes, keepdims=True) / count
-    var = np.square(input - mean).sum(axis=axes, keepdims=True) / count
+    mean = total(input, axes, True) / count
+    var = total(np.square(input - mean), axes, True) / count
     return mean, var
 
 
@@ -36,8 +41,8 @@ def scale(normalized, weight, bias):
 def normalization_grad(grad, normalized, inverse_std, axes):
     """grad_input from grad = grad_output*weight when the statistics were computed from the input over axes."""
     count = max(1, prod(grad.shape[axis] for axis in axes))
-    mean_grad = grad.sum(axis=axes, keepdims=True) / count
-    mean_product = (grad * normalized).sum(axis=axes, keepdims=True) / count
+    mean_grad = total(grad, axes, True) / count
+    mean_product = total(grad * normalized, axes, True) / count
     return (grad - mean_grad - normalized * mean_product) * inverse_std
 
 
@@ -61,7 +66,7 @@ def batch_norm_backward(grad_output, input, weight, mean, var, eps, training):
     normalized = (input - per_channel(mean)) * inverse_std
     grad = scale(grad_output, per_channel(weight), None)
     grad_input = normalization_grad(grad, normalized, inverse_std, (0, 2, 3)) if training else grad * inverse_std
-    return grad_input, (grad_output * normalized).sum(axis=(0, 2, 3)), grad_output.sum(axis=(0, 2, 3))
+    return grad_input, total(grad_output * normalized, (0, 2, 3)), total(grad_output, (0, 2, 3))
 
 
 def layer_norm(input, normalized_shape, weight, bias, eps):
@@ -79,7 +84,7 @@ def layer_norm_backward(grad_output, input, normalized_shape, weight, eps):
     inverse_std = 1 / np.sqrt(var + eps)
     normalized = (input - mean) * inverse_std
     grad_input = normalization_grad(scale(grad_output, weight, None), normalized, inverse_std, axes)
-    return grad_input, (grad_output * normalized).sum(axis=leading), grad_output.sum(axis=leading)
+    return grad_input, total(grad_output * normalized, leading), total(grad_output, leading)
 
 
 def group_norm(input, num_groups, weight, bias, eps):
@@ -99,5 +104,5 @@ def group_norm_backward(grad_output, input, num_groups, weight, eps):
     normalized = (grouped - mean) * inverse_std
     grad = scale(grad_output, per_channel(weight), None).reshape(grouped_shape)
     grad_input = normalization_grad(grad, normalized, inverse_std, (2, 3, 4)).reshape(input.shape)
-    grad_weight = (grad_output * normalized.reshape(input.shape)).sum(axis=(0, 2, 3))
-    return grad_input, grad_weight, grad_output.sum(axis=(0, 2, 3))
+    grad_weight = total(grad_output * normalized.reshape(input.shape), (0, 2, 3))
+    return grad_input, grad_weight, total(grad_output, (0, 2, 3))

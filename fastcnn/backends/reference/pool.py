@@ -77,22 +77,26 @@ def inside(size, kernel_size, stride, padding, dilation, output_size):
     return found
 
 
-def max_pool2d(input, kernel_size, stride, padding, dilation, output_size):
-    """(N,C,H,W) -> window maxima and their flat positions h*W + w, both (N,C,OH,OW).
+MOST_PLACES = 127  # pixels of a window whose places fit a byte
+
+
+def max_pool2d(input, kernel_size, stride, padding, dilation, output_size, winners):
+    """(N,C,H,W) -> window maxima and, as `winners` asks, their flat positions h*W + w or their places kh*KW + kw, both (N,C,OH,OW).
 
     The first maximum wins a tie: a later tap replaces it only if greater, or if NaN (so NaN propagates, and the last NaN is the one indexed).
     Padding never wins: a window starts from its first pixel inside the input, not from -inf.
     """
     (N, C, H, W), (OH, OW), (SH, SW) = input.shape, output_size, stride
+    as_places = winners == "places" and kernel_size[0] * kernel_size[1] <= MOST_PLACES
     output = np.full((N, C, OH, OW), -np.inf, input.dtype)
-    indices = np.full((N, C, OH, OW), -1, np.int64)
-    for _, _, oh, ow, h, w in inside((H, W), kernel_size, stride, padding, dilation, output_size):
+    indices = np.full((N, C, OH, OW), -1, np.int8 if as_places else np.int64)
+    for kh, kw, oh, ow, h, w in inside((H, W), kernel_size, stride, padding, dilation, output_size):
         value = input[:, :, h[0] : h[-1] + 1 : SH, w[0] : w[-1] + 1 : SW]
         best, index = output[:, :, oh, ow], indices[:, :, oh, ow]
         better = (value > best) | (value != value) | (index < 0)
         np.copyto(best, value, where=better)
-        np.copyto(index, h[:, None] * W + w, where=better)
-    return output, indices
+        np.copyto(index, kh * kernel_size[1] + kw if as_places else h[:, None] * W + w, where=better, casting="unsafe")
+    return output, indices if winners else None
 
 
 def max_pool2d_backward(grad_output, indices, input_shape):
@@ -104,6 +108,15 @@ def max_pool2d_backward(grad_output, indices, input_shape):
     return grad_input.reshape(input_shape)
 
 
+def max_pool2d_backward_places(grad_output, places, input_shape, kernel_size, stride, padding, dilation):
+    """(N,C,OH,OW) -> (N,C,H,W): each gradient to the pixel at its window's place. A pixel's windows come in order when the taps are taken backwards."""
+    grad_input = np.zeros(input_shape, grad_output.dtype)
+    for kh, kw, oh, ow, h, w in reversed(inside(input_shape[2:], kernel_size, stride, padding, dilation, grad_output.shape[2:])):
+        share = np.where(places[:, :, oh, ow] == kh * kernel_size[1] + kw, grad_output[:, :, oh, ow], 0)
+        grad_input[:, :, h[0] : h[-1] + 1 : stride[0], w[0] : w[-1] + 1 : stride[1]] += share
+    return grad_input
+
+
 def max_pool2d_backward_ties(grad_output, input, kernel_size, stride, padding, dilation, ties, accumulate):
     """(N,C,OH,OW), (N,C,H,W) -> (N,C,H,W): each gradient to all the tied maxima of its window, in whole or in equal parts, or to the first of them.
 
@@ -111,7 +124,7 @@ def max_pool2d_backward_ties(grad_output, input, kernel_size, stride, padding, d
     taken backwards: the later the window, the earlier the pixel's place in it.
     """
     (N, C, H, W), (SH, SW), output_size = input.shape, stride, grad_output.shape[2:]
-    best, first = max_pool2d(input, kernel_size, stride, padding, dilation, output_size)
+    best, first = max_pool2d(input, kernel_size, stride, padding, dilation, output_size, "indices")
     taps_inside = inside((H, W), kernel_size, stride, padding, dilation, output_size)
 
     def tied(oh, ow, h, w):
@@ -208,14 +221,14 @@ def adaptive_avg_pool2d_backward(grad_output, input_shape):
     return grad_input
 
 
-def adaptive_max_pool2d(input, output_size):
+def adaptive_max_pool2d(input, output_size, winners):
     """(N,C,H,W) -> maxima of the adaptive windows and their flat positions h*W + w, both (N,C,OH,OW)."""
     output = np.empty((*input.shape[:2], *output_size), input.dtype)
     indices = np.empty(output.shape, np.int64)
     for oh, ow, (top, bottom), (left, right) in windows(input.shape[2:], output_size):
         window = (bottom - top, right - left)
-        best, first = max_pool2d(input[:, :, top:bottom, left:right], window, (1, 1), (0, 0), (1, 1), (1, 1))
+        best, first = max_pool2d(input[:, :, top:bottom, left:right], window, (1, 1), (0, 0), (1, 1), (1, 1), "indices")
         row, col = np.divmod(first[:, :, 0, 0], window[1])
         output[:, :, oh, ow] = best[:, :, 0, 0]
         indices[:, :, oh, ow] = (row + top) * input.shape[3] + col + left
-    return output, indices
+    return output, indices if winners else None

@@ -11,8 +11,9 @@ import numpy as np
 from ... import functional as F
 from ...backend import current
 from ...functional._check import array
+from ...options import number
 from ...shapes import ShapeError, by
-from .._arrays import common
+from .._arrays import class_numbers, common
 
 Three = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -181,7 +182,7 @@ def spatial_groupnorm_backward(dout: np.ndarray, cache: NormCache) -> Three:
 
 def _dropout_forward(op: str, x: Any, dropout_param: Mapping[str, Any], drop: bool) -> tuple[np.ndarray, tuple]:
     (x,) = common(op, x)
-    p, mode = dropout_param["p"], dropout_param["mode"]
+    p, mode = number(dropout_param["p"], op, "p", 0, 1), dropout_param["mode"]
     if "seed" in dropout_param:
         np.random.seed(dropout_param["seed"])  # noqa: NPY002 (the course's generator: the same seed must give the same mask)
     if mode == "train":
@@ -228,6 +229,7 @@ def softmax_loss(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
 def svm_loss(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
     """(mean over the rows of the sum of max(0, x[j] - x[y] + 1) over the other classes j, dx); scores (N,C), class numbers (N,)."""
     (x,) = common("svm_loss", x)
+    y = class_numbers("svm_loss", "y", y, x)
     rows = np.arange(len(x))
     margins = x - x[rows, y][:, None] + 1
     margins[rows, y] = 0

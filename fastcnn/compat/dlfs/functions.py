@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ... import functional
-from .._arrays import common
+from .._arrays import class_numbers, common
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -33,4 +33,5 @@ def cross_entropy_error(y: np.ndarray, t: np.ndarray) -> np.floating:
         t, y = t.reshape(1, t.size), y.reshape(1, y.size)
     if t.size == y.size:
         t = t.argmax(axis=1)
+    t = class_numbers("cross_entropy_error", "t", t, y)
     return -np.sum(np.log(y[np.arange(len(y)), t] + 1e-7)) / len(y)

@@ -21,6 +21,7 @@ from ...functional import (
     relu_backward,
     sigmoid_backward,
 )
+from ...options import number
 from .._arrays import common, conv2d, conv2d_backward
 from .._windows import check_tiling
 from .functions import cross_entropy_error, relu, sigmoid, softmax
@@ -133,6 +134,7 @@ class Dropout:
 
     def forward(self, x: np.ndarray, train_flg: bool = True) -> np.ndarray:
         """The same shape."""
+        number(self.dropout_ratio, "Dropout", "dropout_ratio", 0, 1)
         if not train_flg:
             return x * (1.0 - self.dropout_ratio)
         self.mask = np.random.rand(*x.shape) > self.dropout_ratio  # noqa: NPY002 (the course's stream: the same seed drops the same units)
