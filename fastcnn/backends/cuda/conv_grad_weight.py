@@ -66,7 +66,7 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
     a_loads, b_loads = BM * BK // threads, BN * BK // threads  # per thread and step
     stride = threads // BK  # filters, or entries, between a thread's loads
     written_rows = threads // BN  # rows of the result that the block writes at a time
-    thread_rows = BM // TM
+    writes = (BM // TM) // written_rows
     tiled = parts(tile, dtype)
     clear, rounded, multiply, collect, row_of = tiled.clear, tiled.rounded, tiled.multiply, tiled.collect, tiled.row
     a_place, b_place, sums_shape = tiled.a_read, tiled.b_read, tiled.sums
@@ -149,7 +149,8 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
             collect(sums, i, b_tile, thread)
             cuda.syncthreads()
             entry = int32(first_entry + int32(thread % BN))
-            for part_row in range(int32(thread // BN), int32(thread_rows), int32(written_rows)):
+            for write in range(writes):
+                part_row = int32(thread // BN) + write * written_rows
                 row = int32(first_filter + row_of(i, part_row))
                 if row < filters and entry < entries:
                     at = int64(piece) * grad_weight_size + (int64(group) * filters + row) * entries + entry
