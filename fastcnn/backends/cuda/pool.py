@@ -67,8 +67,8 @@ def adaptive_max_pool2d_kernel(input, output, winners, told):
 
 
 @cuda.jit
-def max_pool2d_backward_kernel(grad_output, indices, grad_input, kernel_size, stride, padding, dilation):
-    """grad_input[pixel] = sum of the gradients of the windows whose maximum it was."""
+def max_pool2d_backward_kernel(grad_output, winners, grad_input, told, kernel_size, stride, padding, dilation):
+    """grad_input[pixel] = sum of the gradients of the windows whose maximum it was: those of whose winners the pixel is the index, or its tap the place."""
     N, C, H, W = grad_input.shape
     OH, OW = grad_output.shape[2], grad_output.shape[3]
     i = cuda.grid(1)
@@ -83,30 +83,9 @@ def max_pool2d_backward_kernel(grad_output, indices, grad_input, kernel_size, st
             for kw in range(kernel_size[1] - 1, -1, -1):
                 left = w + padding[1] - kw * dilation[1]
                 ow = left // stride[1]
-                if left >= 0 and ow * stride[1] == left and ow < OW and indices[n, c, oh, ow] == h * W + w:
-                    total += grad_output[n, c, oh, ow]
-    grad_input[n, c, h, w] = total
-
-
-@cuda.jit
-def max_pool2d_backward_places_kernel(grad_output, places, grad_input, kernel_size, stride, padding, dilation):
-    """The same, told by places: the tap through which the pixel is seen must be the winner's."""
-    N, C, H, W = grad_input.shape
-    OH, OW = grad_output.shape[2], grad_output.shape[3]
-    i = cuda.grid(1)
-    if i >= grad_input.size:
-        return
-    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
-    total = grad_input.dtype.type(0)
-    for kh in range(kernel_size[0] - 1, -1, -1):
-        top = h + padding[0] - kh * dilation[0]
-        oh = top // stride[0]
-        if top >= 0 and oh * stride[0] == top and oh < OH:
-            for kw in range(kernel_size[1] - 1, -1, -1):
-                left = w + padding[1] - kw * dilation[1]
-                ow = left // stride[1]
-                if left >= 0 and ow * stride[1] == left and ow < OW and places[n, c, oh, ow] == kh * kernel_size[1] + kw:
-                    total += grad_output[n, c, oh, ow]
+                if left >= 0 and ow * stride[1] == left and ow < OW:
+                    if winners[n, c, oh, ow] == (kh * kernel_size[1] + kw if told == PLACES else h * W + w):
+                        total += grad_output[n, c, oh, ow]
     grad_input[n, c, h, w] = total
 
 
@@ -290,7 +269,7 @@ def max_pool2d_backward(grad_output: DeviceArray, indices: DeviceArray, input_sh
     elif windows == ADAPTIVE:
         launch(adaptive_max_pool2d_backward_kernel, grid, TILE, grad_output, indices, grad_input)
     else:
-        launch(max_pool2d_backward_kernel, grid, TILE, grad_output, indices, grad_input, *windows)
+        launch(max_pool2d_backward_kernel, grid, TILE, grad_output, indices, grad_input, INDICES, *windows)
     return grad_input
 
 
@@ -299,7 +278,7 @@ def max_pool2d_backward_places(
 ) -> DeviceArray:
     grad_input = empty(input_shape, grad_output.dtype)
     options = kernel_size, stride, padding, dilation
-    launch(max_pool2d_backward_places_kernel, blocks(grad_input.size, TILE), TILE, grad_output, places, grad_input, *options)
+    launch(max_pool2d_backward_kernel, blocks(grad_input.size, TILE), TILE, grad_output, places, grad_input, PLACES, *options)
     return grad_input
 
 
@@ -365,8 +344,7 @@ _F4, _I4, _B4, _PAIR = "float32[:,:,:,::1]", "int64[:,:,:,::1]", "int8[:,:,:,::1
 _WINDOW = ", ".join([_PAIR] * 4)
 KERNELS: list[tuple[str, Any, str]] = [
     ("max_pool2d", max_pool2d_kernel, f"void({_F4}, {_F4}, {_B4}, int64, {_WINDOW})"),
-    ("max_pool2d_backward", max_pool2d_backward_kernel, f"void({_F4}, {_I4}, {_F4}, {_WINDOW})"),
-    ("max_pool2d_backward_places", max_pool2d_backward_places_kernel, f"void({_F4}, {_B4}, {_F4}, {_WINDOW})"),
+    ("max_pool2d_backward", max_pool2d_backward_kernel, f"void({_F4}, {_B4}, {_F4}, int64, {_WINDOW})"),
     ("max_pool2d_backward_ties", max_pool2d_backward_ties_kernel, f"void({_F4}, {_F4}, {_F4}, {_WINDOW}, int64, boolean)"),
     ("unpool", unpool_kernel, f"void({_F4}, {_I4}, {_F4})"),
     ("avg_pool2d", avg_pool2d_kernel, f"void({_F4}, {_F4}, {_PAIR}, {_PAIR}, {_PAIR}, boolean, int64)"),
