@@ -25,11 +25,12 @@ from fastcnn import backend as backends
 from fastcnn import recipes
 
 KIND = "cuda"
-OURS, CAPTURED = "fastcnn cuda", "fastcnn cuda, captured"
+OURS, CAPTURED, ROUNDED = "fastcnn cuda", "fastcnn cuda, captured", "fastcnn cuda, TF32 on"
 EXACT, FAST = "torch, TF32 off", "torch, TF32 on"  # cuDNN in full float32, and with products rounded to 10 bits on tensor cores
 
 CALLS = 10  # of an op between two events
 STEP_CALLS = 5
+TF32_LIMIT = 4e-3  # largest error of products whose factors were rounded by up to 2^-11 each
 STEP_LIMIT = 1e-2  # largest relative difference of the losses of the first steps from PyTorch's
 
 
@@ -110,21 +111,32 @@ def _layer(cuda: Any, torch: Any, problem: Problem, settings: Settings) -> Itera
     truths = _truths(torch, problem, arrays)
     x, w, g = map(fastcnn.to_device, arrays)
     for op in settings.ops:
-        call = _ours(problem, op, x, w, g)
-        results = {}
-        try:
-            error = checks.checked_error([fastcnn.to_host(call())], [truths[op]()], "float32", *checks.limits(problem, op, "float32"))
-            sides = {OURS: partial(cuda.seconds, _recorded(cuda, call), CALLS)}
-            results[OURS] = {"error": error}
-        except checks.WrongResult as wrong:
-            results[OURS] = {"refused": str(wrong)}
-            sides = {}
+        call, truth = _ours(problem, op, x, w, g), truths[op]()
+        results, sides = {}, {}
+        for name, on, limits in ((OURS, False, checks.limits(problem, op, "float32")), (ROUNDED, True, [TF32_LIMIT])):
+            if on and not _tensor_cores():
+                continue
+            with fastcnn.allow_tf32(on):
+                try:
+                    results[name] = {"error": checks.checked_error([fastcnn.to_host(call())], [truth], "float32", *limits)}
+                    sides[name] = partial(cuda.seconds, _recorded(cuda, call), CALLS)
+                except checks.WrongResult as wrong:
+                    results[name] = {"refused": str(wrong)}
         if torch is not None:
             for name, on in ((EXACT, False), (FAST, True)):
                 sides[name] = partial(_torch_seconds, torch, _torch_recorded(torch, _torch_op(torch, problem, op, arrays), on), CALLS)
         for name, times in _timed(sides, settings.repeats).items():
             results[name] = results.get(name, {}) | times
         yield {"what": f"{problem.name} {op}", "problem": str(problem), "op": op, "flops": problem.flops, "results": results}
+
+
+def _tensor_cores() -> bool:
+    """Whether TF32 can be allowed here; not in the simulator, not on old GPUs."""
+    try:
+        with fastcnn.allow_tf32():
+            return True
+    except RuntimeError:
+        return False
 
 
 def _ours(problem: Problem, op: str, x: Any, w: Any, g: Any) -> Callable[[], Any]:
@@ -275,16 +287,16 @@ def render(document: dict) -> str:
     for row in sorted(document["layers"], key=lambda row: _ratio(row["results"], EXACT, (OURS,)) or 0):
         results, own = row["results"], row["results"][OURS].get("minimum")
         rate = report.MISSING if own is None else f"{row['flops'] / own / 1e12:.2f}"
-        ratios = [report.ratio(_ratio(results, rival, (OURS,))) for rival in (EXACT, FAST)]
-        cells = [cell for name in (OURS, EXACT, FAST) for cell in _cells(results, name, report.microseconds)]
+        ratios = [report.ratio(_ratio(results, EXACT, (OURS,))), report.ratio(_ratio(results, FAST, (ROUNDED,)))]
+        cells = [cell for name in (OURS, EXACT, ROUNDED, FAST) for cell in _cells(results, name, report.microseconds)]
         layers.append([row["what"], rate, *cells, *ratios])
     for row in document["rows"]:
         ratios = [report.ratio(_ratio(row["results"], rival, (OURS, CAPTURED))) for rival in (EXACT, FAST)]
         cells = [cell for name in (OURS, CAPTURED, EXACT, FAST) for cell in _cells(row["results"], name, report.milliseconds)]
         steps.append([row["what"], *cells, *ratios])
     turns = document["settings"]["repeats"]
-    versus = [f"{EXACT} / ours", f"{FAST} / ours"]
-    columns = [cell for name in (OURS, EXACT, FAST) for cell in (name, "median")]
+    versus = [f"{EXACT} / ours", f"{FAST} / ours"]  # of a layer to ours of the same kind, of a step to ours without TF32
+    columns = [cell for name in (OURS, EXACT, ROUNDED, FAST) for cell in (name, "median")]
     parts = [
         "### GPU: convolutions and training steps",
         report.header(document["header"]),
