@@ -67,8 +67,8 @@ enum fc_eltwise_op {
         double (*sum)(const T *x, fc_index n);                                                                                             \
         void (*plane_statistics)(const T *x, fc_index plane, fc_index planes, fc_index n, T *mean, double *squares, double *deviation);     \
         void (*grad_sums)(const T *grad, const T *x, fc_index plane, fc_index planes, T mean, fc_index n, double *sum, double *dot);        \
-        void (*affine)(const T *x, fc_index plane, fc_index planes, T mean, T scale, T shift, T *out, fc_index out_plane, fc_index n);                          \
-        void (*affine2)(const T *grad, const T *x, fc_index plane, fc_index planes, T mean, T k1, T k2, T k3, T *out, fc_index out_plane, fc_index n);          \
+        void (*affine)(const T *x, fc_index plane, fc_index planes, T mean, T scale, T shift, T *out, fc_index n);                          \
+        void (*affine2)(const T *grad, const T *x, fc_index plane, fc_index planes, T mean, T k1, T k2, T k3, T *out, fc_index n);          \
         void (*column_sums)(const T *x, fc_index rows, fc_index cols, fc_index stride, T *sum);                                            \
         void (*column_square_deviations)(const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum, T *deviation);  \
         void (*column_normalise)(int op, T slope, const T *x, const T *mean, const T *scale, const T *shift, fc_index rows, fc_index cols,   \

@@ -9,6 +9,7 @@ import numpy as np
 
 import fastcnn
 from fastcnn import nn, optim
+from fastcnn.backends import reference
 from fastcnn.backends.ops import OPS
 from fastcnn.shapes import pool2d_output_size
 
@@ -71,9 +72,12 @@ def calls(dtype, last, seed=0):
         yield "col2im", (array(shape), SHAPE, PAIR, (1, 1), (1, 1), (1, 1), order)
     for kernel, stride, padding in ((PAIR, (1, 1), (1, 1)), ((2, 2), (2, 2), (0, 0))):
         size = pool2d_output_size(SHAPE[2:], kernel, stride, padding)
-        pooled, indices = fastcnn.backends.reference.max_pool2d(x, kernel, stride, padding, (1, 1), size)
+        pooled, indices = reference.max_pool2d(x, kernel, stride, padding, (1, 1), size, "indices")
         grad = array(pooled.shape)
-        yield "max_pool2d", (x, kernel, stride, padding, (1, 1), size)
+        for winners in (None, "indices", "places"):
+            yield "max_pool2d", (x, kernel, stride, padding, (1, 1), size, winners)
+        places = reference.max_pool2d(x, kernel, stride, padding, (1, 1), size, "places")[1]
+        yield "max_pool2d_backward_places", (grad, places, SHAPE, kernel, stride, padding, (1, 1))
         yield "max_pool2d_backward", (grad, indices, SHAPE)
         for ties in ("first", "all", "split"):
             yield "max_pool2d_backward_ties", (grad, x, kernel, stride, padding, (1, 1), ties, True)
@@ -82,7 +86,7 @@ def calls(dtype, last, seed=0):
     small = array((SHAPE[0], C, 7, 5))
     yield "adaptive_avg_pool2d", (x, (7, 5))
     yield "adaptive_avg_pool2d_backward", (small, SHAPE)
-    yield "adaptive_max_pool2d", (x, (7, 5))
+    yield "adaptive_max_pool2d", (x, (7, 5), "indices")
     vector, other = array((C,)), array((C,))
     mean, var = x.astype(np.float64).mean(axis=(0, 2, 3)).astype(dtype), x.astype(np.float64).var(axis=(0, 2, 3)).astype(dtype)
     yield "batch_norm", (x, vector, other, None, None, 1e-5)

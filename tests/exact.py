@@ -305,7 +305,7 @@ def pools(cpu, case, dtypes, formats, results):
     x = rng.integers(-4, 5, case.input).astype(np.float64)
     try:
         size = pool2d_output_size(case.input[2:], kernel, stride, padding, dilation, ceil_mode)
-        maximum, where = reference.max_pool2d(x, kernel, stride, padding, dilation, size)
+        maximum, where = reference.max_pool2d(x, kernel, stride, padding, dilation, size, "indices")
     except ShapeError:  # a window that does not fit, or lies wholly in the padding
         size = None
     if size:
@@ -315,12 +315,18 @@ def pools(cpu, case, dtypes, formats, results):
         for dtype in dtypes:
             for fmt in formats:
                 xf, _, gf = formats_of(fmt, x.astype(dtype), x[:0], g.astype(dtype))
-                output, indices = cpu.max_pool2d(xf, kernel, stride, padding, dilation, size)
+                output, indices = cpu.max_pool2d(xf, kernel, stride, padding, dilation, size, "indices")
                 results.same("max_pool2d", output, maximum, case, dtype, fmt)
                 results.format("max_pool2d", output, xf, case, dtype, fmt)
                 if not np.array_equal(indices, where):
                     results.failures.append(f"max_pool2d indices {dtype} {fmt} {case}")
                 results.same("max_pool2d_backward", cpu.max_pool2d_backward(gf, indices, x.shape), scattered, case, dtype, fmt)
+                results.same("max_pool2d alone", cpu.max_pool2d(xf, kernel, stride, padding, dilation, size, None)[0], maximum, case, dtype, fmt)
+                output, places = cpu.max_pool2d(xf, kernel, stride, padding, dilation, size, "places")
+                results.same("max_pool2d with places", output, maximum, case, dtype, fmt)
+                if places.dtype == np.int8:
+                    spread = cpu.max_pool2d_backward_places(gf, places, x.shape, kernel, stride, padding, dilation)
+                    results.same("max_pool2d_backward_places", spread, scattered, case, dtype, fmt)
                 if shared is not None:
                     ties = cpu.max_pool2d_backward_ties(gf, xf, kernel, stride, padding, dilation, "all", True)
                     results.same("max_pool2d_backward_ties", ties, shared, case, dtype, fmt)
@@ -334,7 +340,7 @@ def pools(cpu, case, dtypes, formats, results):
     quarter, mean = reference.avg_pool2d(x, *exact), reference.avg_pool2d(x, *usual)
     g = 4.0 * rng.integers(-SMALL, SMALL + 1, quarter.shape)
     spread = reference.avg_pool2d_backward(g, x.shape, kernel, stride, padding, True, 4)
-    adaptive, best = reference.adaptive_max_pool2d(x, size)
+    adaptive, best = reference.adaptive_max_pool2d(x, size, "indices")
     for dtype in dtypes:
         for fmt in formats:
             xf, _, gf = formats_of(fmt, x.astype(dtype), x[:0], g.astype(dtype))
@@ -343,7 +349,7 @@ def pools(cpu, case, dtypes, formats, results):
             # exact sums, then a rounding each in 1/n and in the product
             if not np.allclose(cpu.avg_pool2d(xf, *usual), mean, rtol=4 * np.finfo(dtype).eps, atol=0):
                 results.failures.append(f"avg_pool2d over its windows {dtype} {fmt} {case}")
-            output, indices = cpu.adaptive_max_pool2d(xf, size)
+            output, indices = cpu.adaptive_max_pool2d(xf, size, "indices")
             results.same("adaptive_max_pool2d", output, adaptive, case, dtype, fmt)
             if not np.array_equal(indices, best):
                 results.failures.append(f"adaptive_max_pool2d indices {dtype} {fmt} {case}")
@@ -397,7 +403,7 @@ def gated(cases, positive=False, formats=("contiguous", "channels_last")):
                         if algorithm == "winograd" and "winograd" not in impl.name:
                             continue
                         result = impl.function(*arguments, *case.options)
-                    gates.gate(op, algorithm, result, *wanted[op], terms[op] if positive else 0)
+                    gates.gate(op, algorithm, result, *wanted[op], terms[op], positive)
                     counts[algorithm] += 1
     return counts
 

@@ -272,17 +272,14 @@ def _transposed(
 
 def _moved(source: np.ndarray, shape: tuple[int, ...], down: int, across: int) -> np.ndarray:
     """Images of this shape that hold source[h + down, w + across] at (h, w), and 0 where source has no such pixel."""
-    result = np.zeros(shape, source.dtype)
-    (rows, from_rows), (cols, from_cols) = (_overlap(shape[axis], source.shape[axis], by) for axis, by in ((2, down), (3, across)))
-    result[:, :, rows, cols] = source[:, :, from_rows, from_cols]
-    return result
+    edges = [_edges(shape[axis], source.shape[axis], by) for axis, by in ((2, down), (3, across))]
+    return current().pad(source, ((0, 0), (0, 0), *edges), "constant", 0.0)
 
 
-def _overlap(size: int, of_source: int, by: int) -> tuple[slice, slice]:
-    """Where positions i of an axis and i + by of the source's both exist."""
-    start = max(0, -by)
-    stop = max(start, min(size, of_source - by))
-    return slice(start, stop), slice(start + by, stop + by)
+def _edges(size: int, of_source: int, by: int) -> tuple[int, int]:
+    """What to add before and after an axis, or, negative, to take off it; no more than there is."""
+    before = max(-of_source, min(size, -by))
+    return before, size - of_source - before
 
 
 def conv_transpose2d(

@@ -13,7 +13,7 @@ from ._check import array, batched, formatted, images, of_dtype, shape_text
 from ._layout import in_nhwc
 
 PairLike = int | tuple[int, int]
-_INT64 = np.dtype(np.int64)
+_INT8, _INT64 = np.dtype(np.int8), np.dtype(np.int64)
 _MATCH = "it must be like the output of {}"
 
 
@@ -83,9 +83,7 @@ def _checked_indices(op: str, indices: Any, unbatched: bool, shape: tuple[int, .
 def _checked_places(places: Any, unbatched: bool, shape: tuple[int, ...]) -> np.ndarray:
     """Places given by the caller. Backends write nothing for one that lies in no window."""
     op = "max_pool2d_backward"
-    if not isinstance(places, np.ndarray) or places.dtype != np.int8:
-        got = places.dtype if isinstance(places, np.ndarray) else type(places).__name__
-        raise TypeError(f"{op}: places must be an int8 array, or an int64 one for windows of more than 127 pixels, as max_pool2d returns it, got {got}")
+    places = of_dtype(places, op, "places", _INT8, "an int8 array, or an int64 one for windows of more than 127 pixels, as max_pool2d returns it")
     places = places[None] if unbatched else places
     if places.shape != shape:
         raise ShapeError(f"{op}: places has shape {shape_text(places.shape)} but the output of the pool is {shape_text(shape)}")
@@ -130,7 +128,7 @@ def max_pool2d_backward(
         return _unbatch(spread, input, unbatched)
     if indices is not None and places is not None:
         raise ValueError(f"{op}: indices and places are both given; one of them tells where the maxima are")
-    if places is not None and isinstance(places, np.ndarray) and places.dtype == np.int64:
+    if getattr(places, "dtype", None) == _INT64:
         indices, places = places, None
     if indices is not None:
         indices = _checked_indices(op, indices, unbatched, shape, input.shape[2:])

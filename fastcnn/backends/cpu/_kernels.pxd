@@ -36,8 +36,8 @@ cdef extern from "fastcnn.h" nogil:
         double (*sum)(const float* x, Py_ssize_t n) noexcept nogil
         void (*plane_statistics)(const float* x, Py_ssize_t plane, Py_ssize_t planes, Py_ssize_t n, float* mean, double* squares, double* deviation) noexcept nogil
         void (*grad_sums)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
-        void (*affine)(const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float scale, float shift, float* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
-        void (*affine2)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float k1, float k2, float k3, float* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
+        void (*affine)(const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float scale, float shift, float* out, Py_ssize_t n) noexcept nogil
+        void (*affine2)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float k1, float k2, float k3, float* out, Py_ssize_t n) noexcept nogil
         void (*column_sums)(const float* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum) noexcept nogil
         void (*column_square_deviations)(const float* x, const float* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum, float* deviation) noexcept nogil
         void (*column_grad_sums)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, float* sum, float* dot) noexcept nogil
@@ -94,8 +94,8 @@ cdef extern from "fastcnn.h" nogil:
         double (*sum)(const double* x, Py_ssize_t n) noexcept nogil
         void (*plane_statistics)(const double* x, Py_ssize_t plane, Py_ssize_t planes, Py_ssize_t n, double* mean, double* squares, double* deviation) noexcept nogil
         void (*grad_sums)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
-        void (*affine)(const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double scale, double shift, double* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
-        void (*affine2)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double k1, double k2, double k3, double* out, Py_ssize_t out_plane, Py_ssize_t n) noexcept nogil
+        void (*affine)(const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double scale, double shift, double* out, Py_ssize_t n) noexcept nogil
+        void (*affine2)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double k1, double k2, double k3, double* out, Py_ssize_t n) noexcept nogil
         void (*column_sums)(const double* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum) noexcept nogil
         void (*column_square_deviations)(const double* x, const double* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum, double* deviation) noexcept nogil
         void (*column_grad_sums)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, double* sum, double* dot) noexcept nogil

@@ -6,8 +6,7 @@ The data are cut into pieces whose size depends on the shape alone: some rows of
 image, or the small ones of several. Each piece gives its sum and its squares about its own mean, and the pieces are put together in double, in order (Chan, Golub, LeVeque 1979): one pass over memory, no
 cancellation, bits that do not depend on the threads, and the same bits whether activation and pooling are done here or by themselves.
 
-In planes a thread takes one channel after the other through all its steps, where there are enough of them: the second reading of a channel then comes from the cache. Where its planes lie a
-multiple of 4 KiB apart they share a few of the cache's sets and would not stay: such a channel is copied together first.
+In planes a thread takes one channel after the other through all its steps, where there are enough of them: the second reading of a channel then comes from the cache.
 
 Passes over memory: forward two reads and one write; backward two of each of (grad_output, input) and one write. A pooled gradient is spread into a piece in L1 and never stored.
 A Winograd convolution in front takes the statistics of the pieces it has just made, and one behind normalises what it loads: forward is then one write and one read.
@@ -32,7 +31,6 @@ fc_use_pool(pool())
 cdef enum:
     PIECE_BYTES = 32 * 1024
     PIECE_PIXELS = 4096  # of a channel, in planes
-    TOGETHER = 256 * 1024  # bytes of a channel that is copied together: half of an L2 for two of them
     BACK_PIECES = 16  # of averages' gradients that share the rows spread under them
 
 # What can follow in the same pass: activations whose code is part of the kernels. None stands for no activation.
@@ -102,39 +100,19 @@ cdef inline index piece_images(const Layout* s, index piece) noexcept nogil:
     return imin(s.images, s.N - piece * s.images)
 
 
-cdef inline bint by_channels(const Layout* s) noexcept nogil:
-    """Are there channels enough, in planes, for every thread to take whole ones?"""
-    return s.C >= 4 * s.threads
+cdef inline index plane_at(const Layout* s, index piece, index c) noexcept nogil:
+    """The first of the piece's planes of channel c."""
+    return (piece * s.images * s.C + c) * s.H * s.W
 
 
-cdef inline bint shares_sets(const Layout* s, size_t itemsize) noexcept nogil:
-    """Are a channel's planes worth copying together?"""
-    cdef size_t pixels = s.H * s.W
-    return s.N > 1 and by_channels(s) and s.C * pixels * itemsize % 4096 == 0 and s.N * pixels * itemsize <= TOGETHER
-
-
-cdef inline size_t together_bytes(const Layout* s, size_t itemsize) noexcept nogil:
-    return aligned(s.N * s.H * s.W * itemsize) if not s.last and shares_sets(s, itemsize) else 0
-
-
-cdef inline const real* put_together(const fc_isa* kernels, const Layout* s, index c, const real* x, real* scratch) noexcept nogil:
-    """The planes of channel c, one after the other."""
-    cdef index pixels = s.H * s.W
-    if real is float:
-        kernels.f32.rows_sum(x + c * pixels, pixels, 0, 1, s.C * pixels, s.N, scratch, pixels)
-    else:
-        kernels.f64.rows_sum(x + c * pixels, pixels, 0, 1, s.C * pixels, s.N, scratch, pixels)
-    return scratch
-
-
-cdef void plane_statistics(const fc_isa* kernels, const Pieces* p, index i, index c, const real* x, index image) noexcept nogil:
-    """The same of one channel in planes, x its first, `image` elements from one image's to the next; sums and squares hold doubles."""
+cdef void plane_statistics(const fc_isa* kernels, const Pieces* p, index i, index c, const real* x) noexcept nogil:
+    """The same of one channel in planes; sums and squares hold doubles."""
     cdef const Layout* s = p.layout
     cdef index at = i * s.C + c, pixels = s.H * s.W
     if real is float:
-        kernels.f32.plane_statistics(x + i * s.images * image, image, piece_images(s, i), pixels, <real*>p.means + at, <double*>p.squares + at, <double*>p.sums + at)
+        kernels.f32.plane_statistics(x + plane_at(s, i, c), s.C * pixels, piece_images(s, i), pixels, <real*>p.means + at, <double*>p.squares + at, <double*>p.sums + at)
     else:
-        kernels.f64.plane_statistics(x + i * s.images * image, image, piece_images(s, i), pixels, <real*>p.means + at, <double*>p.squares + at, <double*>p.sums + at)
+        kernels.f64.plane_statistics(x + plane_at(s, i, c), s.C * pixels, piece_images(s, i), pixels, <real*>p.means + at, <double*>p.squares + at, <double*>p.sums + at)
 
 
 cdef void combine(const Pieces* p, index c, real* mean, real* var) noexcept nogil:
@@ -176,50 +154,42 @@ cdef void statistics(const fc_isa* kernels, const Pieces* p, const real* x, bint
         combine(p, c, mean, var)
 
 
-cdef inline void apply_planes(const fc_isa* kernels, const Layout* s, index c, index images, const real* x, index image, const Constants* k, real* out) noexcept nogil:
-    """Channel c of some images; x its first plane, `image` elements from one to the next, out that of the result."""
-    cdef index pixels = s.H * s.W
+cdef inline bint by_channels(const Layout* s) noexcept nogil:
+    """Are there channels enough, in planes, for every thread to take whole ones?"""
+    return s.C >= 4 * s.threads
+
+
+cdef inline void apply_planes(const fc_isa* kernels, const Layout* s, index c, index n, index images, const real* x, const Constants* k, real* out) noexcept nogil:
+    """Channel c of images n .. n + images - 1."""
+    cdef index pixels = s.H * s.W, at = (n * s.C + c) * pixels
     if real is float:
-        kernels.f32.affine(x, image, images, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out, s.C * pixels, pixels)
+        kernels.f32.affine(x + at, s.C * pixels, images, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out + at, pixels)
     else:
-        kernels.f64.affine(x, image, images, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out, s.C * pixels, pixels)
-
-
-cdef void forward_channel(const fc_isa* kernels, const Pieces* p, index c, const real* x, bint given, double eps, const real* weight, real* mean, real* var, real* scale,
-                          const Constants* k, real* out, real* scratch) noexcept nogil:
-    cdef const Layout* s = p.layout
-    cdef index j, pixels = s.H * s.W, image = s.C * pixels
-    cdef const real* planes = x + c * pixels
-    if shares_sets(s, sizeof(real)):
-        planes = put_together(kernels, s, c, x, scratch)
-        image = pixels
-    if not given:
-        for j in range(s.pieces):
-            plane_statistics(kernels, p, j, c, planes, image)
-        combine(p, c, mean, var)
-    scale[c] = <real>(weight[c] / sqrt(var[c] + eps))
-    apply_planes(kernels, s, c, s.N, planes, image, k, out + c * pixels)
+        kernels.f64.affine(x + at, s.C * pixels, images, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out + at, pixels)
 
 
 cdef void forward_planes(const fc_isa* kernels, const Pieces* p, const real* x, bint given, double eps, const real* weight, real* mean, real* var, real* scale,
-                         const Constants* k, real* out, char* workers, size_t worker) noexcept nogil:
+                         const Constants* k, real* out) noexcept nogil:
     """Everything in planes; `given`: mean and variance are."""
     cdef const Layout* s = p.layout
-    cdef index i, c, pixels = s.H * s.W, image = s.C * pixels
+    cdef index i, j, c
     if by_channels(s):
-        with parallel(num_threads=s.threads):
-            for c in prange(s.C, schedule="static"):
-                forward_channel(kernels, p, c, x, given, eps, weight, mean, var, scale, k, out, <real*>(workers + threadid() * worker))
+        for c in prange(s.C, num_threads=s.threads, schedule="static"):
+            if not given:
+                for j in range(s.pieces):
+                    plane_statistics(kernels, p, j, c, x)
+                combine(p, c, mean, var)
+            scale[c] = <real>(weight[c] / sqrt(var[c] + eps))
+            apply_planes(kernels, s, c, 0, s.N, x, k, out)
         return
     if not given:
         for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-            plane_statistics(kernels, p, i // s.C, i % s.C, x + i % s.C * pixels, image)
+            plane_statistics(kernels, p, i // s.C, i % s.C, x)
         for c in range(s.C):
             combine(p, c, mean, var)
     fill_scale(s, eps, weight, var, scale)
     for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-        apply_planes(kernels, s, i % s.C, piece_images(s, i // s.C), x + i // s.C * s.images * image + i % s.C * pixels, image, k,
-                     out + i // s.C * s.images * image + i % s.C * pixels)
+        apply_planes(kernels, s, i % s.C, i // s.C * s.images, piece_images(s, i // s.C), x, k, out)
 
 
 cdef void normalise_rows(const fc_isa* kernels, const Layout* s, const real* x, const Constants* k, index rows, real* out) noexcept nogil:
@@ -362,24 +332,23 @@ cdef inline void gradient_constants(const Layout* s, index c, double total, doub
         (<real*>k.k3)[c] = <real>(-slope * total / M)
 
 
-cdef inline void sum_planes(const fc_isa* kernels, const Layout* s, index i, index c, const real* grad, const real* x, index image, const Constants* k, double* sums,
+cdef inline void sum_planes(const fc_isa* kernels, const Layout* s, index i, index c, const real* grad, const real* x, const Constants* k, double* sums,
                             double* dots) noexcept nogil:
-    """Piece i of channel c; grad and x the channel's first planes, `image` elements from one to the next."""
-    cdef index at = i * s.images * image, pixels = s.H * s.W
+    cdef index at = plane_at(s, i, c), pixels = s.H * s.W
     if real is float:
-        kernels.f32.grad_sums(grad + at, x + at, image, piece_images(s, i), (<real*>k.mean)[c], pixels, sums + i * s.C + c, dots + i * s.C + c)
+        kernels.f32.grad_sums(grad + at, x + at, s.C * pixels, piece_images(s, i), (<real*>k.mean)[c], pixels, sums + i * s.C + c, dots + i * s.C + c)
     else:
-        kernels.f64.grad_sums(grad + at, x + at, image, piece_images(s, i), (<real*>k.mean)[c], pixels, sums + i * s.C + c, dots + i * s.C + c)
+        kernels.f64.grad_sums(grad + at, x + at, s.C * pixels, piece_images(s, i), (<real*>k.mean)[c], pixels, sums + i * s.C + c, dots + i * s.C + c)
 
 
-cdef inline void grad_planes(const fc_isa* kernels, const Layout* s, index c, index images, const real* grad, const real* x, index image, const Constants* k,
+cdef inline void grad_planes(const fc_isa* kernels, const Layout* s, index c, index n, index images, const real* grad, const real* x, const Constants* k,
                              real* out) noexcept nogil:
-    """Channel c of some images; see apply_planes."""
-    cdef index pixels = s.H * s.W
+    """Channel c of images n .. n + images - 1."""
+    cdef index pixels = s.H * s.W, at = (n * s.C + c) * pixels
     if real is float:
-        kernels.f32.affine2(grad, x, image, images, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out, s.C * pixels, pixels)
+        kernels.f32.affine2(grad + at, x + at, s.C * pixels, images, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out + at, pixels)
     else:
-        kernels.f64.affine2(grad, x, image, images, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out, s.C * pixels, pixels)
+        kernels.f64.affine2(grad + at, x + at, s.C * pixels, images, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out + at, pixels)
 
 
 cdef inline double added(const Layout* s, index c, const double* parts) noexcept nogil:
@@ -390,37 +359,23 @@ cdef inline double added(const Layout* s, index c, const double* parts) noexcept
     return total
 
 
-cdef void backward_channel(const fc_isa* kernels, const Layout* s, index c, const real* grad, const real* x, const Constants* k, bint training, double eps,
-                           const real* weight, const real* var, real* grad_weight, real* grad_bias, double* sums, double* dots, real* out, char* scratch) noexcept nogil:
-    cdef index j, pixels = s.H * s.W, image = s.C * pixels
-    cdef const real* planes = x + c * pixels
-    cdef const real* grads = grad + c * pixels
-    if shares_sets(s, sizeof(real)):
-        planes = put_together(kernels, s, c, x, <real*>scratch)
-        grads = put_together(kernels, s, c, grad, <real*>(scratch + together_bytes(s, sizeof(real))))
-        image = pixels
-    for j in range(s.pieces):
-        sum_planes(kernels, s, j, c, grads, planes, image, k, sums, dots)
-    gradient_constants(s, c, added(s, c, sums), added(s, c, dots), training, eps, weight, var, k, grad_weight, grad_bias)
-    grad_planes(kernels, s, c, s.N, grads, planes, image, k, out + c * pixels)
-
-
 cdef void backward_planes(const fc_isa* kernels, const Layout* s, const real* grad, const real* x, const Constants* k, bint training, double eps, const real* weight,
-                          const real* var, real* grad_weight, real* grad_bias, double* sums, double* dots, real* out, char* workers, size_t worker) noexcept nogil:
+                          const real* var, real* grad_weight, real* grad_bias, double* sums, double* dots, real* out) noexcept nogil:
     """Everything in planes. sums, dots: (pieces, C)."""
-    cdef index i, c, at, pixels = s.H * s.W, image = s.C * pixels
+    cdef index i, j, c
     if by_channels(s):
-        with parallel(num_threads=s.threads):
-            for c in prange(s.C, schedule="static"):
-                backward_channel(kernels, s, c, grad, x, k, training, eps, weight, var, grad_weight, grad_bias, sums, dots, out, workers + threadid() * worker)
+        for c in prange(s.C, num_threads=s.threads, schedule="static"):
+            for j in range(s.pieces):
+                sum_planes(kernels, s, j, c, grad, x, k, sums, dots)
+            gradient_constants(s, c, added(s, c, sums), added(s, c, dots), training, eps, weight, var, k, grad_weight, grad_bias)
+            grad_planes(kernels, s, c, 0, s.N, grad, x, k, out)
         return
     for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-        sum_planes(kernels, s, i // s.C, i % s.C, grad + i % s.C * pixels, x + i % s.C * pixels, image, k, sums, dots)
+        sum_planes(kernels, s, i // s.C, i % s.C, grad, x, k, sums, dots)
     for c in range(s.C):
         gradient_constants(s, c, added(s, c, sums), added(s, c, dots), training, eps, weight, var, k, grad_weight, grad_bias)
     for i in prange(s.pieces * s.C, num_threads=s.threads, schedule="static"):
-        at = i // s.C * s.images * image + i % s.C * pixels
-        grad_planes(kernels, s, i % s.C, piece_images(s, i // s.C), grad + at, x + at, image, k, out + at)
+        grad_planes(kernels, s, i % s.C, i // s.C * s.images, piece_images(s, i // s.C), grad, x, k, out)
 
 
 cdef void gradient(const fc_isa* kernels, const Layout* s, const real* grad, const int8_t* winners, const real* x, const Constants* k, real* out, char* scratch,
@@ -477,11 +432,9 @@ cdef object forward(cnp.ndarray x, object weight, object bias, object mean, obje
     cdef const fc_isa* kernels = active_isa()
     cdef int typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray m, v, w = channel_array(weight, s.C, typenum, 1), b = channel_array(bias, s.C, typenum, 0)
-    cdef size_t constants = aligned(s.C * sizeof(real)), worker = together_bytes(&s, sizeof(real))
-    cdef Arena arena = acquire(3 * part_bytes(&s) + constants + s.threads * worker)
+    cdef Arena arena = acquire(3 * part_bytes(&s) + aligned(s.C * sizeof(real)))
     cdef Pieces p = pieces_at(&s, arena.base)
     cdef real* scale = <real*>(arena.base + 3 * part_bytes(&s))
-    cdef char* workers = arena.base + 3 * part_bytes(&s) + constants
     cdef Constants k
     if mean is None:
         m, v = channel_array(None, s.C, typenum, 0), channel_array(None, s.C, typenum, 0)
@@ -491,7 +444,7 @@ cdef object forward(cnp.ndarray x, object weight, object bias, object mean, obje
     if not s.last:
         with nogil:
             forward_planes(kernels, &p, <real*>cnp.PyArray_DATA(x), mean is not None or s.pieces * s.H * s.W == 0, eps, <real*>cnp.PyArray_DATA(w), <real*>cnp.PyArray_DATA(m),
-                           <real*>cnp.PyArray_DATA(v), scale, &k, <real*>cnp.PyArray_DATA(out), workers, worker)
+                           <real*>cnp.PyArray_DATA(v), scale, &k, <real*>cnp.PyArray_DATA(out))
         release(arena)
         return m, v
     with nogil:
@@ -509,7 +462,7 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
     cdef const fc_isa* kernels = active_isa()
     cdef int typenum = cnp.PyArray_TYPE(x)
     cdef index C = s.C, c
-    cdef size_t part = part_bytes(&s), line = aligned(C * sizeof(double)), worker = worker_bytes(&s, sizeof(real)) + 2 * together_bytes(&s, sizeof(real))
+    cdef size_t part = part_bytes(&s), line = aligned(C * sizeof(double)), worker = worker_bytes(&s, sizeof(real))
     cdef cnp.ndarray w = channel_array(weight, C, typenum, 1), b = channel_array(bias, C, typenum, 0)
     cdef cnp.ndarray m = channel_array(mean, C, typenum, 0), v = channel_array(var, C, typenum, 0)
     cdef cnp.ndarray grad_weight = channel_array(None, C, typenum, 0), grad_bias = channel_array(None, C, typenum, 0), sums = channel_array(None, C, typenum, 0)
@@ -534,8 +487,7 @@ cdef object backward(cnp.ndarray g, cnp.ndarray x, bint normalised, object weigh
     cdef real* gb = <real*>cnp.PyArray_DATA(grad_bias)
     if not s.last:
         with nogil:
-            backward_planes(kernels, &s, gp, xp, &k, training, eps, wp, vp, gw, gb, <double*>arena.base, <double*>(arena.base + part), <real*>cnp.PyArray_DATA(out), workers,
-                            worker)
+            backward_planes(kernels, &s, gp, xp, &k, training, eps, wp, vp, gw, gb, <double*>arena.base, <double*>(arena.base + part), <real*>cnp.PyArray_DATA(out))
         release(arena)
         return grad_weight, grad_bias, None
     with nogil:

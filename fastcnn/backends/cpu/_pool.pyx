@@ -708,9 +708,9 @@ cdef void scale_row(const fc_isa* kernels, const Pool* p, index oh, const real* 
         ow = p.w.first[i]
         n = p.w.first[i + 1] - ow
         if real is float:
-            kernels.f32.affine(g + ow, 0, 1, 0, <float>scale_of(p, oh, ow), 0, out + ow, 0, n)
+            kernels.f32.affine(g + ow, 0, 1, 0, <float>scale_of(p, oh, ow), 0, out + ow, n)
         else:
-            kernels.f64.affine(g + ow, 0, 1, 0, scale_of(p, oh, ow), 0, out + ow, 0, n)
+            kernels.f64.affine(g + ow, 0, 1, 0, scale_of(p, oh, ow), 0, out + ow, n)
 
 
 cdef void spread_row(const fc_isa* kernels, const Pool* p, index oh, const real* g, real* out, real* shares) noexcept nogil:
@@ -786,10 +786,10 @@ cdef void tiled_average_back(const fc_isa* kernels, const Pool* p, index begin, 
     while row < end:
         n = imin(end - row, imax(1, CHUNK // W))
         if real is float:
-            kernels.f32.affine(g + row * OW, 0, 1, 0, <float>scale, 0, shares, 0, n * OW)
+            kernels.f32.affine(g + row * OW, 0, 1, 0, <float>scale, 0, shares, n * OW)
             kernels.f32.cols_spread(shares, p.w.step, p.w.kernel, spread, n * OW)
         else:
-            kernels.f64.affine(g + row * OW, 0, 1, 0, scale, 0, shares, 0, n * OW)
+            kernels.f64.affine(g + row * OW, 0, 1, 0, scale, 0, shares, n * OW)
             kernels.f64.cols_spread(shares, p.w.step, p.w.kernel, spread, n * OW)
         for i in range(p.h.kernel):
             if real is float:

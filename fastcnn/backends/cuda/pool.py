@@ -19,9 +19,13 @@ ADAPTIVE = ((0, 0),) * 4  # in the place of a window's options: the windows cove
 Pair = tuple[int, int]
 
 
+NOTHING, INDICES, PLACES = 0, 1, 2  # what is told of the maxima: nothing, h*W + w, or kh*KW + kw
+MOST_PLACES = 127  # that fit a place's byte
+
+
 @cuda.jit
-def max_pool2d_kernel(input, output, indices, kernel_size, stride, padding, dilation):
-    """The first maximum of each window and its position h*W + w; the last NaN, if there is one."""
+def max_pool2d_kernel(input, output, winners, told, kernel_size, stride, padding, dilation):
+    """The first maximum of each window and where it is; the last NaN, if there is one."""
     N, C, OH, OW = output.shape
     H, W = input.shape[2], input.shape[3]
     i = cuda.grid(1)
@@ -37,13 +41,14 @@ def max_pool2d_kernel(input, output, indices, kernel_size, stride, padding, dila
                 if 0 <= w < W:
                     value = input[n, c, h, w]
                     if index < 0 or value > best or value != value:
-                        best, index = value, h * W + w
+                        best, index = value, kh * kernel_size[1] + kw if told == PLACES else h * W + w
     output[n, c, oh, ow] = best
-    indices[n, c, oh, ow] = index
+    if told != NOTHING:
+        winners[n, c, oh, ow] = index
 
 
 @cuda.jit
-def adaptive_max_pool2d_kernel(input, output, indices):
+def adaptive_max_pool2d_kernel(input, output, winners, told):
     N, C, OH, OW = output.shape
     H, W = input.shape[2], input.shape[3]
     i = cuda.grid(1)
@@ -57,7 +62,8 @@ def adaptive_max_pool2d_kernel(input, output, indices):
             if index < 0 or value > best or value != value:
                 best, index = value, h * W + w
     output[n, c, oh, ow] = best
-    indices[n, c, oh, ow] = index
+    if told != NOTHING:
+        winners[n, c, oh, ow] = index
 
 
 @cuda.jit
@@ -78,6 +84,28 @@ def max_pool2d_backward_kernel(grad_output, indices, grad_input, kernel_size, st
                 left = w + padding[1] - kw * dilation[1]
                 ow = left // stride[1]
                 if left >= 0 and ow * stride[1] == left and ow < OW and indices[n, c, oh, ow] == h * W + w:
+                    total += grad_output[n, c, oh, ow]
+    grad_input[n, c, h, w] = total
+
+
+@cuda.jit
+def max_pool2d_backward_places_kernel(grad_output, places, grad_input, kernel_size, stride, padding, dilation):
+    """The same, told by places: the tap through which the pixel is seen must be the winner's."""
+    N, C, H, W = grad_input.shape
+    OH, OW = grad_output.shape[2], grad_output.shape[3]
+    i = cuda.grid(1)
+    if i >= grad_input.size:
+        return
+    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    total = grad_input.dtype.type(0)
+    for kh in range(kernel_size[0] - 1, -1, -1):
+        top = h + padding[0] - kh * dilation[0]
+        oh = top // stride[0]
+        if top >= 0 and oh * stride[0] == top and oh < OH:
+            for kw in range(kernel_size[1] - 1, -1, -1):
+                left = w + padding[1] - kw * dilation[1]
+                ow = left // stride[1]
+                if left >= 0 and ow * stride[1] == left and ow < OW and places[n, c, oh, ow] == kh * kernel_size[1] + kw:
                     total += grad_output[n, c, oh, ow]
     grad_input[n, c, h, w] = total
 
@@ -238,14 +266,20 @@ def adaptive_avg_pool2d_backward_kernel(grad_output, grad_input):
 # The ops.
 
 
+def winners_for(shape: tuple[int, ...], told: int) -> DeviceArray:
+    """The array that takes them; a kernel that tells nothing gets an empty one."""
+    return empty(shape if told else (0, 0, 0, 0), "int8" if told == PLACES else "int64")
+
+
 def max_pool2d(
-    input: DeviceArray, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, output_size: Pair
-) -> tuple[DeviceArray, DeviceArray]:
+    input: DeviceArray, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, output_size: Pair, winners: str | None
+) -> tuple[DeviceArray, DeviceArray | None]:
     shape = (*input.shape[:2], *output_size)
-    output, indices = empty(shape, input.dtype), empty(shape, "int64")
-    indices.windows = kernel_size, stride, padding, dilation
-    launch(max_pool2d_kernel, blocks(output.size, TILE), TILE, input, output, indices, kernel_size, stride, padding, dilation)
-    return output, indices
+    told = NOTHING if winners is None else PLACES if winners == "places" and kernel_size[0] * kernel_size[1] <= MOST_PLACES else INDICES
+    output, found = empty(shape, input.dtype), winners_for(shape, told)
+    found.windows = kernel_size, stride, padding, dilation
+    launch(max_pool2d_kernel, blocks(output.size, TILE), TILE, input, output, found, told, kernel_size, stride, padding, dilation)
+    return output, found if told else None
 
 
 def max_pool2d_backward(grad_output: DeviceArray, indices: DeviceArray, input_shape: tuple[int, ...]) -> DeviceArray:
@@ -257,6 +291,15 @@ def max_pool2d_backward(grad_output: DeviceArray, indices: DeviceArray, input_sh
         launch(adaptive_max_pool2d_backward_kernel, grid, TILE, grad_output, indices, grad_input)
     else:
         launch(max_pool2d_backward_kernel, grid, TILE, grad_output, indices, grad_input, *windows)
+    return grad_input
+
+
+def max_pool2d_backward_places(
+    grad_output: DeviceArray, places: DeviceArray, input_shape: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> DeviceArray:
+    grad_input = empty(input_shape, grad_output.dtype)
+    options = kernel_size, stride, padding, dilation
+    launch(max_pool2d_backward_places_kernel, blocks(grad_input.size, TILE), TILE, grad_output, places, grad_input, *options)
     return grad_input
 
 
@@ -310,24 +353,25 @@ def adaptive_avg_pool2d_backward(grad_output: DeviceArray, input_shape: tuple[in
     return grad_input
 
 
-def adaptive_max_pool2d(input: DeviceArray, output_size: Pair) -> tuple[DeviceArray, DeviceArray]:
-    shape = (*input.shape[:2], *output_size)
-    output, indices = empty(shape, input.dtype), empty(shape, "int64")
-    indices.windows = ADAPTIVE
-    launch(adaptive_max_pool2d_kernel, blocks(output.size, TILE), TILE, input, output, indices)
-    return output, indices
+def adaptive_max_pool2d(input: DeviceArray, output_size: Pair, winners: str | None) -> tuple[DeviceArray, DeviceArray | None]:
+    shape, told = (*input.shape[:2], *output_size), INDICES if winners else NOTHING
+    output, found = empty(shape, input.dtype), winners_for(shape, told)
+    found.windows = ADAPTIVE
+    launch(adaptive_max_pool2d_kernel, blocks(output.size, TILE), TILE, input, output, found, told)
+    return output, found if told else None
 
 
-_F4, _I4, _PAIR = "float32[:,:,:,::1]", "int64[:,:,:,::1]", "UniTuple(int64, 2)"
+_F4, _I4, _B4, _PAIR = "float32[:,:,:,::1]", "int64[:,:,:,::1]", "int8[:,:,:,::1]", "UniTuple(int64, 2)"
 _WINDOW = ", ".join([_PAIR] * 4)
 KERNELS: list[tuple[str, Any, str]] = [
-    ("max_pool2d", max_pool2d_kernel, f"void({_F4}, {_F4}, {_I4}, {_WINDOW})"),
+    ("max_pool2d", max_pool2d_kernel, f"void({_F4}, {_F4}, {_B4}, int64, {_WINDOW})"),
     ("max_pool2d_backward", max_pool2d_backward_kernel, f"void({_F4}, {_I4}, {_F4}, {_WINDOW})"),
+    ("max_pool2d_backward_places", max_pool2d_backward_places_kernel, f"void({_F4}, {_B4}, {_F4}, {_WINDOW})"),
     ("max_pool2d_backward_ties", max_pool2d_backward_ties_kernel, f"void({_F4}, {_F4}, {_F4}, {_WINDOW}, int64, boolean)"),
     ("unpool", unpool_kernel, f"void({_F4}, {_I4}, {_F4})"),
     ("avg_pool2d", avg_pool2d_kernel, f"void({_F4}, {_F4}, {_PAIR}, {_PAIR}, {_PAIR}, boolean, int64)"),
     ("avg_pool2d_backward", avg_pool2d_backward_kernel, f"void({_F4}, {_F4}, {_PAIR}, {_PAIR}, {_PAIR}, boolean, int64)"),
-    ("adaptive_max_pool2d", adaptive_max_pool2d_kernel, f"void({_F4}, {_F4}, {_I4})"),
+    ("adaptive_max_pool2d", adaptive_max_pool2d_kernel, f"void({_F4}, {_F4}, {_I4}, int64)"),
     ("adaptive_max_pool2d_backward", adaptive_max_pool2d_backward_kernel, f"void({_F4}, {_I4}, {_F4})"),
     ("adaptive_avg_pool2d", adaptive_avg_pool2d_kernel, f"void({_F4}, {_F4})"),
     ("adaptive_avg_pool2d_backward", adaptive_avg_pool2d_backward_kernel, f"void({_F4}, {_F4})"),
