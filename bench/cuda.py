@@ -49,7 +49,8 @@ def rows(patterns: list[str], cc: tuple[int, int]) -> Iterator[Row]:
         used, mix = _compile.assemble(_compile.compile_ptx(kernel, signature, cc), cc)
         threads = _compile.threads(kernel)
         blocks = _compile.resident_blocks(used, threads, cc)
-        yield Row(name, threads, used.registers, used.shared, max(used.stack, used.spill_stores, used.spill_loads), blocks, mix.fused if mix else 0, mix.total if mix else 0)
+        local = max(used.stack, used.spill_stores, used.spill_loads)
+        yield Row(name, threads, used.registers, used.shared, local, blocks, mix.fused if mix else 0, mix.total if mix else 0)
 
 
 def run(patterns: list[str], cc: tuple[int, int]) -> int:
