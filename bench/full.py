@@ -1,4 +1,4 @@
-"""`python -m bench full`: bench/results, part by part, each a command of its own in a process of its own; `bridge`, `coursework` and `recipes`,
+"""`python -m bench full`: bench/results, part by part, each a command of its own in a process of its own; `coursework` and `recipes`,
 which are about other code and about runs, stand for themselves.
 
 A part whose file was measured by this state of the code, undisturbed, is not measured again: a run that was stopped goes on where it was.
@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, int]] = {
     "step-wide": ("step wide-256 --peers torch --repeats 3", 120),
     "inference": (f"inference {RECIPES} --batch 1,16,64,256 --peers torch,onnxruntime --repeats 10", 80),
     "inference-wide": ("inference wide-256 --peers torch,onnxruntime --repeats 3", 40),
+    "bridge": ("bridge --repeats 10", 90),
     "memory": ("memory --peers torch", 80),
     "overhead": ("overhead --peers reference,torch --repeats 10", 40),
     "data": ("data --repeats 3 --images 12800", 15),

@@ -1,11 +1,15 @@
 """The `backend` fixture: a test that asks for it runs once on every backend of the host's. An unusable one shows as a skip with its reason."""
 
+import signal
 import threading
 
 import numpy as np
 import pytest
 
 from fastcnn import backend as backends
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts its background jobs: Ctrl-C is tested there too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _REASONS = {name: backends.obstacle(name) for name in backends.HOST}  # "cuda" takes no NumPy arrays, and has its own tests
 if _REASONS["cpu"] is not None:
