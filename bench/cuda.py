@@ -20,7 +20,7 @@ class Row(NamedTuple):
     threads: int
     registers: int
     shared: int
-    spilled: int
+    local: int  # bytes per thread in memory that should be registers: spills, and arrays that did not fit
     blocks: int  # that fit on a multiprocessor
     fused: int  # multiply-adds of the main loop
     instructions: int  # of the main loop; 0 where it has no multiply-adds, or there is no disassembler
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     def text(self) -> str:
         warps = self.blocks * -(-self.threads // 32)
         loop = f"{self.fused} of {self.instructions}" if self.instructions else ""
-        return f"| {self.name} | {self.threads} | {self.registers} | {self.shared:,} | {self.spilled} | {self.blocks} | {warps / WARPS:.0%} | {loop} |"
+        return f"| {self.name} | {self.threads} | {self.registers} | {self.shared:,} | {self.local} | {self.blocks} | {warps / WARPS:.0%} | {loop} |"
 
 
 def rows(patterns: list[str], cc: tuple[int, int]) -> Iterator[Row]:
@@ -49,18 +49,19 @@ def rows(patterns: list[str], cc: tuple[int, int]) -> Iterator[Row]:
         used, mix = _compile.assemble(_compile.compile_ptx(kernel, signature, cc), cc)
         threads = _compile.threads(kernel)
         blocks = _compile.resident_blocks(used, threads, cc)
-        yield Row(name, threads, used.registers, used.shared, used.spill_stores + used.spill_loads, blocks, mix.fused if mix else 0, mix.total if mix else 0)
+        local = max(used.stack, used.spill_stores, used.spill_loads)
+        yield Row(name, threads, used.registers, used.shared, local, blocks, mix.fused if mix else 0, mix.total if mix else 0)
 
 
 def run(patterns: list[str], cc: tuple[int, int]) -> int:
     """Print the table as it grows; 1 if any kernel spills."""
     print(f"Compute capability {cc[0]}.{cc[1]}, as ptxas says. Occupancy: warps that fit on a multiprocessor, of {WARPS}.\n")
-    print("| kernel | threads | registers | shared bytes | spilled bytes | blocks | occupancy | multiply-adds in the main loop |")
+    print("| kernel | threads | registers | shared bytes | local bytes | blocks | occupancy | multiply-adds in the main loop |")
     print("|---|---|---|---|---|---|---|---|")
     spilling = []
     for row in rows(patterns, cc):
         print(row.text, flush=True)
-        if row.spilled:
+        if row.local:
             spilling.append(row.name)
     if spilling:
         print(f"python -m bench kernels: these spill: {', '.join(spilling)}", file=sys.stderr)

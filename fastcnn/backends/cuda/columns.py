@@ -26,18 +26,18 @@ COLUMNS = {
 
 
 @kernel(TILE)
-def gather_windows(input, output, lengths, axes, geometry):
-    """Each number of the columns from its pixel. lengths: of the columns' six axes in the order in which they lie; axes: where n, c, kh, kw, oh, ow are."""
+def gather_windows(input, output, strides, sizes, geometry):
+    """Each number of the columns from its pixel. strides: of n, c, kh, kw, oh, ow in the columns; sizes: how many there are of each."""
     C, H, W, SH, SW, DH, DW, PH, PW = geometry
     at = uint64(cuda.blockIdx.x) * uint64(TILE) + uint64(cuda.threadIdx.x)
     if at >= uint64(output.size):
         return
-    index = cuda.local.array(6, int64)
-    rest = at
-    for axis in range(5, -1, -1):
-        index[axis] = int64(rest % uint64(lengths[axis]))
-        rest = rest // uint64(lengths[axis])
-    n, c, kh, kw, oh, ow = index[axes[0]], index[axes[1]], index[axes[2]], index[axes[3]], index[axes[4]], index[axes[5]]
+    n = int64(at // uint64(strides[0]) % uint64(sizes[0]))
+    c = int64(at // uint64(strides[1]) % uint64(sizes[1]))
+    kh = int64(at // uint64(strides[2]) % uint64(sizes[2]))
+    kw = int64(at // uint64(strides[3]) % uint64(sizes[3]))
+    oh = int64(at // uint64(strides[4]) % uint64(sizes[4]))
+    ow = int64(at // uint64(strides[5]) % uint64(sizes[5]))
     h, w = oh * SH - PH + kh * DH, ow * SW - PW + kw * DW
     value = output.dtype.type(0)
     if 0 <= h and h < H and 0 <= w and w < W:
@@ -79,7 +79,8 @@ def im2col(input: DeviceArray, kernel_size: Pair, dilation: Pair, padding: Pair,
     lengths = tuple(sizes[axis] for axis in order)
     ends = [sum(joined[: i + 1]) for i in range(len(joined))]
     output = empty([prod(lengths[end - n : end]) for end, n in zip(ends, joined, strict=True)], input.dtype)
-    launch(gather_windows, blocks(output.size, TILE), TILE, flat(input), flat(output), lengths, tuple(order.index(axis) for axis in range(6)),
+    strides = c_strides(lengths, 1)
+    launch(gather_windows, blocks(output.size, TILE), TILE, flat(input), flat(output), tuple(strides[order.index(axis)] for axis in range(6)), sizes,
            (C, H, W, *stride, *dilation, *padding))  # fmt: skip
     return output
 
