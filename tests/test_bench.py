@@ -45,6 +45,7 @@ from fastcnn import backend, datasets, nn, recipes
 from fastcnn.backend import use_backend
 
 ROOT = Path(__file__).parents[1]
+needs_tree = pytest.mark.skipif(not (ROOT / "MANIFEST.in").exists(), reason="needs the source tree")
 TINY = "tiny 2 3 5 6 4 3 3 1 1 1 1"
 
 
@@ -855,6 +856,7 @@ functional.conv2d = conv2d
 """
 
 
+@needs_tree
 def test_a_deliberately_slowed_kernel_is_flagged(monkeypatch, tmp_path, tiny_list, capsys):
     """The other tree sleeps in every forward convolution: this tree is faster; the other way round it is slower, and the command fails."""
     if not peers.compiled():
@@ -935,6 +937,7 @@ def test_full_run_goes_on_where_it_was(monkeypatch, tmp_path, capfd):
         main(["full", "--only", "c"])
 
 
+@needs_tree
 def test_results_of_other_code_or_a_busy_machine_are_not_done(tmp_path):
     path = tmp_path / "x.json"
     for header in ({}, {"fastcnn": "0.1, commit unknown"}, {"fastcnn": "0.1, commit abc with uncommitted changes"}, {"fastcnn": "0.1, commit no-such-commit"}):
@@ -971,6 +974,7 @@ def test_readme_without_its_marks_is_refused(tmp_path):
         readme.fill(page, tmp_path)
 
 
+@needs_tree
 @pytest.mark.parametrize(
     ("page", "kinds", "place"),
     [
