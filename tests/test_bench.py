@@ -8,10 +8,10 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tree import ROOT, needs_tree
 
 from bench import (
     changes,
@@ -44,8 +44,6 @@ from bench.worker import Failed, Prepared, Server, Worker
 from fastcnn import backend, datasets, nn, recipes
 from fastcnn.backend import use_backend
 
-ROOT = Path(__file__).parents[1]
-needs_tree = pytest.mark.skipif(not (ROOT / "MANIFEST.in").exists(), reason="needs the source tree")
 TINY = "tiny 2 3 5 6 4 3 3 1 1 1 1"
 
 

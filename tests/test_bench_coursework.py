@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from tree import needs_tree
 
 from bench import coursework, readme, timing
 from fastcnn.compat import COURSES
@@ -24,6 +25,7 @@ def run(monkeypatch, **calls):
     return coursework.run(SETTINGS)
 
 
+@needs_tree
 def test_every_course_has_workloads_and_a_page():
     assert coursework.names()[0] == "cs231n"
     assert {name.removesuffix("_scratch") for name in COURSES} == set(coursework.names())
@@ -63,6 +65,7 @@ def test_pages_are_filled_with_their_own_rows(monkeypatch, tmp_path):
     assert "old" not in (tmp_path / "other.md").read_text()
 
 
+@needs_tree
 def test_the_courses_pages_show_the_results_that_lie_in_the_repository(tmp_path):
     shutil.copytree(readme.COURSE_PAGES, tmp_path / "docs")
     readme.fill_courses(tmp_path / "docs", readme.RESULTS)

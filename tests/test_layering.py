@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tree import ROOT, needs_tree
 
 from fastcnn import backend as backends
 from fastcnn.backends.ops import OPS
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = needs_tree
 PACKAGE = ROOT / "fastcnn"
 
 # Longest prefix wins. A module may import its own floor or a lower one.

@@ -5,11 +5,9 @@ import re
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from tree import ROOT, needs_tree
 
 
 def installed():
@@ -40,7 +38,7 @@ def test_what_a_page_links_to_is_there_and_pictures_are_small(page):
     assert (len(pictures) >= 3) == (page == "README.md") and all(picture.stat().st_size < 150_000 for picture in pictures)
 
 
-@pytest.mark.skipif(not (ROOT / "MANIFEST.in").exists(), reason="needs the source tree")
+@needs_tree
 def test_every_file_of_the_tests_is_in_the_manifest():
     manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
     (line,) = (line for line in manifest.splitlines() if line.startswith("recursive-include tests"))
@@ -50,7 +48,7 @@ def test_every_file_of_the_tests_is_in_the_manifest():
         assert (ROOT / name).is_file()
 
 
-@pytest.mark.skipif(not (ROOT / "MANIFEST.in").exists(), reason="needs the source tree")
+@needs_tree
 def test_the_manifest_takes_every_kind_of_source():
     manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
     (line,) = (line for line in manifest.splitlines() if line.startswith("recursive-include csrc"))

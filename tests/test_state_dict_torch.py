@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nn_cases import LAYERS
+from tree import needs_tree
 
 from fastcnn import nn, optim, schedule
 
@@ -224,6 +225,7 @@ def test_both_cast_what_they_load_to_their_own_dtype():
     assert all(np.array_equal(ours.state_dict()[key], value.numpy()) for key, value in theirs.state_dict().items())
 
 
+@needs_tree
 def test_the_readme_s_line_moves_weights_there_and_back():
     model, theirs, again = normalised(nn), normalised(torch.nn), normalised(nn)
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in model.state_dict().items()})

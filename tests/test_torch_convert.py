@@ -3,11 +3,11 @@
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from nn_cases import LAYERS
+from tree import ROOT, needs_tree
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 import torch.nn.functional as F  # noqa: E402
@@ -16,8 +16,6 @@ import fastcnn  # noqa: E402
 from fastcnn import nn, recipes  # noqa: E402
 from fastcnn.torch import NotConvertible, from_torch, to_torch  # noqa: E402
 from fastcnn.torch.convert import optimizer_from_torch  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def same_step(theirs, ours, x, tolerance=1e-9):
@@ -388,6 +386,7 @@ def test_without_pytorch_the_error_says_what_to_install():
     assert "fastcnn.torch needs PyTorch" in said and "fastcnn[torch]" in said
 
 
+@needs_tree
 def test_the_name_torch_stays_pytorchs():
     code = "import fastcnn.torch, torch; assert torch.nn.Module and 'fastcnn' not in torch.__file__; from fastcnn import *; print(torch.tensor(3).item())"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "3"
