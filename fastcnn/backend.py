@@ -202,7 +202,7 @@ class _RecordingBackend:
 
     def __getattr__(self, op: str) -> Any:
         function = getattr(self._module, op)
-        if op not in self._module.functions:
+        if op not in self._module.functions and op not in getattr(self._module, "activated", ()):
             return function
 
         def noted(*arguments: Any) -> Any:

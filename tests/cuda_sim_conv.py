@@ -10,8 +10,9 @@ import fastcnn
 from bench import problems
 from fastcnn.backends import cuda, reference
 from fastcnn.backends.cuda import conv_forward, conv_grad_input, conv_grad_weight, depthwise
+from fastcnn.backends.cuda import gemm as gemm_module
 from fastcnn.backends.cuda.gemm import gemm
-from fastcnn.backends.cuda.tiles import PRODUCTION, TENSOR, TILES, Cut, Tile, best_cut, check_counts, cut, divider
+from fastcnn.backends.cuda.tiles import MOST_BLOCKS, PRODUCTION, TENSOR, TILES, Cut, Tile, best_cut, check_counts, cut, divider, grid
 from fastcnn.shapes import ShapeError, resolve_padding
 
 # (N, C, H, W), (O, C/G, KH, KW), stride, padding, dilation, groups
@@ -118,11 +119,12 @@ def test_fused_activations_agree(activation, chosen, rng):
     input_shape, weight_shape, *options = LAYERS["3x3"]
     x, w, b = (integers(rng, shape) for shape in (input_shape, weight_shape, weight_shape[:1]))
     y = reference.conv2d(x, w, b, *options)
-    expected = getattr(reference, activation)(y, *([0.25] if activation == "leaky_relu" else []))
-    xd, wd, bd = on_device(x, w, b)
+    slope = [0.25] if activation == "leaky_relu" else []
+    xd, wd, bd, yd = on_device(x, w, b, y)
     result = cuda.to_host(conv_forward.conv2d(xd, wd, bd, *options, activation=activation, slope=0.25, chosen=chosen))
     assert result.dtype == np.float32
-    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(result, getattr(reference, activation)(y, *slope), rtol=1e-6, atol=0)
+    same_bits(result, cuda.to_host(getattr(cuda, activation)(yd, *slope)))
 
 
 def test_nan_and_inf_stay_with_the_sums_that_they_belong_to(rng):
@@ -219,8 +221,22 @@ def test_counts_beyond_32_bits_are_refused_before_anything_is_launched():
     check_counts("conv2d", image_elements=2**31 - 1)
 
 
+def test_products_with_very_many_columns_are_launched(monkeypatch):
+    """A layer behind large pictures: a grid's second and third axis hold 65,535 blocks, its first one more than there can be."""
+    launched = []
+    monkeypatch.setattr(gemm_module, "launch", lambda kernel, grid, *rest: launched.append(grid))
+    columns = 1_100_000
+    a, b = on_device(np.ones((3, 1), np.float32), np.ones((columns, 1), np.float32))
+    assert gemm(a, b, True, True, 3, columns, 1).shape == (3, columns)
+    ((first, *others),) = launched
+    assert first == -(-columns // 16) > MOST_BLOCKS and max(others) <= MOST_BLOCKS
+    assert grid("conv2d", 2**20, MOST_BLOCKS, 3) == (2**20, MOST_BLOCKS, 3)
+    with pytest.raises(ShapeError, match="conv2d: tiles of rows are 65536, but backend 'cuda' launches at most 65535"):
+        grid("conv2d", 1, MOST_BLOCKS + 1, 1)
+
+
 def test_layers_of_very_many_groups_are_refused(rng):
     x, w = integers(rng, (1, 2 * 66000, 1, 1)), integers(rng, (66000, 2, 1, 1))
     xd, wd = on_device(x, w)
-    with pytest.raises(ShapeError, match="is 66000, but backend 'cuda' launches at most 65535"):
+    with pytest.raises(ShapeError, match="products .* are 66000, but backend 'cuda' launches at most 65535"):
         cuda.conv2d(xd, wd, None, (1, 1), ((0, 0), (0, 0)), (1, 1), 66000)

@@ -3,6 +3,8 @@
 import copy
 import inspect
 import pickle
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -73,8 +75,169 @@ def test_arithmetic_is_that_of_numpy(x):
     same(np.zeros_like(a), np.zeros_like(x))
     same(a.astype(np.float64), x.astype(np.float64))
     same(copy.deepcopy(a), x)
+    before = _memory.copies.to_host
+    same_again = copy.copy(a)
+    assert _memory.copies.to_host == before
+    same(same_again, x)
     same(pickle.loads(pickle.dumps(a)), x)
     assert float(a[1, 2, 3]) == 23 and int(a[0, 0, 1]) == 1
+
+
+def relu6(a):
+    """As a layer of somebody's own might be written."""
+    return a * ((a > 0) & (a < 6)) + 6 * (a >= 6)
+
+
+ELEMENTWISE = {
+    "number / array": lambda a, b: 1 / b,
+    "array / number": lambda a, b: a / 3,
+    "array / array": lambda a, b: a / b,
+    "number - array": lambda a, b: 0.1 - a,
+    "array ** 2": lambda a, b: a**2,
+    "-array": lambda a, b: -a,
+    "abs": lambda a, b: abs(a - 7),
+    "maximum": lambda a, b: np.maximum(a - 7, 0),
+    "minimum": lambda a, b: np.minimum(a, b * 0.5),
+    "nan": lambda a, b: np.maximum(np.minimum(a * np.float32(np.nan), 1), 2),
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= 7,
+    ">": lambda a, b: 7 > a,
+    "==": lambda a, b: a == b[0],
+    "!=": lambda a, b: a != 7,
+    "masks": lambda a, b: ~((a > 3) | (a == 1)),
+    "relu6": lambda a, b: relu6(a - 8),
+    "where": lambda a, b: np.where(a > b[:1], a, -1.0),
+    "where of arrays": lambda a, b: np.where(a[:, :1] > 3, a, b),
+    "square": lambda a, b: np.square(a),
+    "sum": lambda a, b: a.sum(),
+    "sum of an axis": lambda a, b: np.sum(a, 1),
+    "sum of axes": lambda a, b: np.sum(a, axis=(0, -1), keepdims=True),
+    "mean": lambda a, b: a.mean(axis=2),
+    "count": lambda a, b: np.sum(a > 5),
+    "matmul": lambda a, b: a.reshape(6, 4) @ b.reshape(6, 4).T,
+    "stack": lambda a, b: np.stack([a, b], axis=-1),
+    "sections": lambda a, b: np.split(a, 2, axis=2)[1],
+    "squeeze": lambda a, b: np.squeeze(np.expand_dims(a[:1], 2)),
+    "in place": lambda a, b: _changed(a.copy()),
+}
+
+
+def _changed(a):
+    a /= 3
+    a -= 1
+    a *= a
+    return a
+
+
+@pytest.mark.parametrize("formula", ELEMENTWISE)
+def test_formulas_of_users_give_the_bits_of_numpy(formula, x):
+    y = x[::-1] + 0.5
+    same(ELEMENTWISE[formula](fastcnn.to_device(x), fastcnn.to_device(y)), np.asarray(ELEMENTWISE[formula](x, y)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions_of_one_element(dtype):
+    x = np.array([-np.inf, -800, -2, -0.0, 0, 0.5, 3, 60, 800, np.inf, np.nan], dtype)
+    with np.errstate(all="ignore"):
+        for function in (np.sqrt, np.exp, np.log, np.tanh, np.abs, lambda a: a**1.5, lambda a: 2.0**a):
+            found, expected = fastcnn.to_host(function(fastcnn.to_device(x))), function(x)
+            assert found.dtype == expected.dtype
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_integers_are_not_computed_with_as_if_they_were_rounded():
+    """A fraction beside integers makes floats, as in NumPy; an output that cannot hold them is refused."""
+    i = np.arange(4)
+    a = fastcnn.to_device(i)
+    for formula in (lambda v: v * 0.5, lambda v: v / 2, lambda v: v + 1, lambda v: 1.5 - v, lambda v: v / v[1:2], lambda v: (v > 1) * 2, lambda v: v == 1.5):
+        same(formula(a), formula(i))
+    with pytest.raises(TypeError, match="the result is float64, which does not become the output's int64"):
+        a += 0.5
+    with pytest.raises(TypeError, match="sqrt: device arrays of int64 are not computed with"):
+        np.sqrt(a)
+    with pytest.raises(TypeError):
+        a + "1"
+
+
+def test_overlapping_views_are_read_before_they_are_written(x):
+    a = fastcnn.to_device(x)
+    a[:, 1:] += a[:, :-1]
+    expected = x.copy()
+    expected[:, 1:] += x[:, :-1]
+    same(a, expected)
+    a[1:] = a[:-1]
+    expected[1:] = expected[:-1].copy()
+    same(a, expected)
+    a *= a[:1, :1, 1:2]
+    same(a, expected * expected[:1, :1, 1:2].copy())
+
+
+def test_memory_that_is_read_only_elsewhere_is_not_written(x):
+    a = fastcnn.to_device(x)
+    frozen = _device.wrap(Foreign(a, data=(a.pointer, True)))
+    assert not frozen[0].flags.writeable and frozen.__cuda_array_interface__["data"][1]
+    for change in (lambda v: v.fill(0), lambda v: np.add(v, 1, out=v), lambda v: v[0].blend(1.0, a[1], 1.0), lambda v: np.copyto(v, a)):
+        with pytest.raises(ValueError, match="read-only: its memory belongs to a Foreign"):
+            change(frozen)
+    with pytest.raises(ValueError, match="read-only"):
+        fastcnn.nn.Parameter(frozen)
+    same(frozen + 1, x + 1)
+
+
+def test_whoever_computes_elsewhere_is_told_which_stream_to_wait_for(x):
+    assert fastcnn.to_device(x).__cuda_array_interface__["stream"] == 1
+
+
+def test_a_layer_of_ones_own_computes_on_the_device(x):
+    """The example in Module's documentation."""
+
+    class Scale(fastcnn.nn.Module):
+        def __init__(self):
+            self.weight = fastcnn.nn.Parameter(np.full((), 2, np.float32))
+
+        def forward(self, input):
+            self.save_for_backward(input)
+            return input * self.weight.data
+
+        def backward(self, grad_output):
+            (input,) = self.saved_for_backward()
+            self.weight.accumulate(np.sum(grad_output * input))
+            return grad_output * self.weight.data
+
+    layer, a = Scale().to("cuda"), fastcnn.to_device(x)
+    same(layer(a), 2 * x)
+    same(layer.backward(a), 2 * x)
+    same(layer.weight.grad, np.sum(x * x))
+
+
+def test_batches_staged_by_several_threads_keep_their_numbers():
+    """Pinned buffers are shared by all who prepare batches."""
+    wrong = []
+
+    def prepare(number):
+        for _ in range(100):
+            array = np.full(997, number, np.int64)
+            if (fastcnn.to_host(_device.stage(array)) != array).any():
+                wrong.append(number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=prepare, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
+
+
+def test_the_mean_of_nothing_is_nan():
+    nothing, classes = np.zeros((0, 3), np.float32), np.zeros(0, np.int64)
+    a, c = fastcnn.to_device(nothing), fastcnn.to_device(classes)
+    assert np.isnan(float(F.mse_loss(a, a))) and np.isnan(float(F.cross_entropy(a, c))) and np.isnan(float(a.mean()))
+    assert float(F.mse_loss(a, a, reduction="sum")) == 0
 
 
 def test_a_copy_keeps_the_memory_format_only_if_asked(x):
@@ -125,7 +288,7 @@ def test_memory_is_used_again():
 
 def test_nothing_is_copied_in_silence(x):
     a = fastcnn.to_device(x)
-    for use in (np.asarray, np.sin, lambda v: v @ v, np.mean, lambda v: np.add(v, x), lambda v: v[[0, 1]], np.array):
+    for use in (np.asarray, np.sin, lambda v: v @ v, np.median, lambda v: np.add(v, x), lambda v: v[[0, 1]], np.array):
         with pytest.raises((TypeError, IndexError)):
             use(a)
     with pytest.raises(TypeError, match=r"relu: input must be an array on the device \(fastcnn.to_device\), got list"):
@@ -173,6 +336,29 @@ def test_dropout_masks_are_drawn_on_the_device():
     assert (fastcnn.to_host(F.dropout(x, 0.3, rng=6, return_mask=True)[1]) != kept).any()
     rows = kept.reshape(4, 500)
     assert len({row.tobytes() for row in rows}) == 4
+
+
+def test_windows_that_lie_in_the_padding_alone():
+    """Dilation can lead all taps of a window past the input: nothing is the maximum, and nothing gets its gradient."""
+    x = np.ones((1, 1, 2, 2), np.float32)
+    arguments = (2, 2), (1, 1), (1, 1), (3, 3), (1, 1)
+    with fastcnn.use_backend("reference"):
+        expected, places = backends.current().max_pool2d(x, *arguments, "places")
+    output, found = cuda.max_pool2d(fastcnn.to_device(x), *arguments, "places")
+    same(output, expected)
+    same(found, places)
+    same(cuda.max_pool2d_backward_places(output, found, x.shape, *arguments[:4]), np.zeros_like(x))
+
+
+def test_views_of_indices_know_the_windows_of_whole_planes_only(rng):
+    x, g = rng.standard_normal((2, 3, 6, 6)).astype(np.float32), rng.standard_normal((2, 3, 2, 3)).astype(np.float32)
+    _, indices = F.max_pool2d(fastcnn.to_device(x), 2, return_indices=True)
+    assert indices[1:].windows == indices.windows == indices.transpose(1, 0, 2, 3).copy().windows and indices.windows is not None
+    part = indices[:, :, 1:]
+    assert part.windows is None
+    with fastcnn.use_backend("reference"):
+        expected = backends.current().max_pool2d_backward(g, fastcnn.to_host(part), x.shape)
+    same(cuda.max_pool2d_backward(fastcnn.to_device(g), part, x.shape), expected)
 
 
 def test_max_pool_indices_from_elsewhere(rng):

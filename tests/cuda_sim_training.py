@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastcnn
-from fastcnn import nn, optim
+from fastcnn import backend, nn, optim
 from fastcnn.backends.cuda import _memory
 
 
@@ -127,6 +127,67 @@ def test_capture_gives_the_same_bits():
         before = model.state_dict()["0.weight"]
         assert np.isfinite(float(trainer.step(*data[0])))
         assert (model.state_dict()["0.weight"] != before).any()
+
+
+ACTIVATIONS = [nn.ReLU(), nn.LeakyReLU(0.1), nn.LeakyReLU(-0.5), nn.Sigmoid(), nn.Tanh()]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("layer", [nn.Conv2d(2, 3, 3, padding=1, rng=1), nn.Conv2d(2, 4, 2, groups=2, bias=False, padding_mode="reflect", padding=1, rng=1),
+                                   nn.Linear(4, 3, rng=1)], ids=["conv", "depthwise", "linear"])  # fmt: skip
+def test_a_layer_and_its_activation_are_one_kernel_of_the_same_bits(layer, activation):
+    """Forward and every gradient, in training and in inference, against the same layers called one by one."""
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(copy.deepcopy(layer), copy.deepcopy(activation)).to("cuda")
+    x = rng.standard_normal((2, 2, 4, 4)).astype(np.float32)
+    x[0, 0, 0, 0] = np.nan
+    x[1, :, 2:] = -0.0
+    with fastcnn.use_backend("cuda"):
+        x = fastcnn.to_device(x)
+        joined = not getattr(activation, "negative_slope", 0) < 0  # else the output does not tell the input's sign
+        op = "linear" if isinstance(layer, nn.Linear) else "conv2d"
+        with backend.recording() as ops:
+            output = model(x)
+        assert [dispatch.op for dispatch in ops if dispatch.op != "pad"] == ([f"{op}_activated"] if joined else [op, "leaky_relu"])
+        g = fastcnn.to_device(rng.standard_normal(output.shape).astype(np.float32))
+        grads = [model.backward(g), *(parameter.grad for parameter in model.parameters())]
+        model.zero_grad()
+        middle = model[0](x)
+        alone = model[1](middle)
+        expected = [alone, model.backward(g), *(parameter.grad for parameter in model.parameters())]
+        expected.append(alone)
+        found = [output, *grads, model.eval()(x)]
+        assert model[1]._saved is None
+    for actual, wanted in zip(map(fastcnn.to_host, found), map(fastcnn.to_host, expected), strict=True):
+        assert actual.dtype == wanted.dtype and actual.tobytes() == wanted.tobytes()
+
+
+def test_layers_that_somebody_looks_at_or_has_changed_run_by_themselves():
+    class Louder(nn.ReLU):
+        def forward(self, input):
+            return super().forward(input) * 2
+
+    x = np.ones((1, 4), np.float32)
+    watched = nn.Sequential(nn.Linear(4, 2, rng=1), nn.ReLU()).to("cuda")
+    seen = []
+    watched[0].forward = lambda input, run=watched[0].forward: seen.append(input) or run(input)
+    with fastcnn.use_backend("cuda"), backend.recording() as ops:
+        watched(fastcnn.to_device(x))
+        nn.Sequential(nn.Linear(4, 2, rng=1), Louder()).to("cuda")(fastcnn.to_device(x))
+    assert len(seen) == 1 and [dispatch.op for dispatch in ops if dispatch.op != "multiply"] == ["linear", "relu"] * 2
+
+
+def test_capture_keeps_steps_with_and_without_tf32_apart(monkeypatch):
+    """A recorded step has its kernels for good. The simulator has no TF32, so only the answer is changed here."""
+    model, ((x, y),) = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, rng=1)), batches(1)
+    with fastcnn.use_backend("cuda"):
+        trainer = fastcnn.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1), capture=True)
+        for _ in range(3):
+            trainer.step(x, y)
+        assert len(trainer._capture._steps) == 1
+        monkeypatch.setattr(backend.current(), "tf32_allowed", lambda: True)
+        trainer.step(x, y)
+        assert len(trainer._capture._steps) == 2
 
 
 def test_capture_refuses_what_it_cannot_repeat():

@@ -98,17 +98,25 @@ def conv2d(
     if layout != "NCHW":
         options = {"bias": bias, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm}
         return in_nhwc(conv2d, "conv2d", layout, {"input": input}, weight, **options)
+    if algorithm is None:
+        return _convolved(current().conv2d, input, weight, bias, stride, padding, dilation, groups)
+    with use_algorithm(algorithm):
+        return _convolved(current().conv2d, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d_activated(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any, activation: str, slope: float) -> Any:
+    """activation(conv2d(...)) by one kernel, for fastcnn.nn.fusion, which asks first whether the current backend has such kernels."""
+    return _convolved(current().conv2d_activated, input, weight, bias, stride, padding, dilation, groups, activation, slope)
+
+
+def _convolved(compute: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any, *activation: Any) -> np.ndarray:
+    """conv2d by this primitive of a backend, everything checked."""
     input, unbatched = images(input, "conv2d", "input")
     weight = like(weight, input, "conv2d", "weight")
     shape, stride, padding, dilation, groups = _checked("conv2d", input, weight, stride, padding, dilation, groups)
     if bias is not None:
         bias = _bias(bias, input, shape[1], "conv2d", f"weight has {shape[1]} filters")
-    if algorithm is None:
-        output = current().conv2d(input, weight, bias, stride, padding, dilation, groups)
-    else:
-        with use_algorithm(algorithm):
-            output = current().conv2d(input, weight, bias, stride, padding, dilation, groups)
-    output = formatted(output, input)
+    output = formatted(compute(input, weight, bias, stride, padding, dilation, groups, *activation), input)
     return output[0] if unbatched else output
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..backend import current
@@ -29,10 +31,20 @@ def _matrix(op: str, input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray,
 
 def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """input @ weight.T + bias, (*, in_features) x (out_features, in_features) [+ (out_features,)] -> (*, out_features)."""
+    return _product(current().linear, input, weight, bias)
+
+
+def linear_activated(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, activation: str, slope: float) -> np.ndarray:
+    """activation(linear(...)) by one kernel, for fastcnn.nn.fusion, which asks first whether the current backend has such kernels."""
+    return _product(current().linear_activated, input, weight, bias, activation, slope)
+
+
+def _product(compute: Any, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, *activation: Any) -> np.ndarray:
+    """linear by this primitive of a backend, everything checked."""
     matrix, weight = _matrix("linear", input, weight)
     if bias is not None:
         bias = shaped(bias, matrix, weight.shape[:1], "linear", "bias", f"weight has {weight.shape[0]} rows")
-    output = current().linear(matrix, weight, bias)
+    output = compute(matrix, weight, bias, *activation)
     if input.ndim != 2:
         output = output.reshape(*input.shape[:-1], weight.shape[0])
     return output if output.flags.c_contiguous else output.copy(order="C")

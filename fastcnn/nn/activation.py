@@ -55,7 +55,7 @@ class LeakyReLU(Module):
         return output
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        (input,) = self.saved_for_backward()
+        (input,) = self.saved_for_backward()  # or the output, of the same sign, where fastcnn.nn.fusion never made an input
         return F.leaky_relu_backward(grad_output, input, self.negative_slope)
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastcnn.nn import changes
+from fastcnn.nn.fusion import fused
 from fastcnn.nn.module import Module
 from fastcnn.options import MAX_INT, integer
 from fastcnn.shapes import ShapeError, by
@@ -121,7 +122,7 @@ class Sequential(_Container):
     """
 
     def forward(self, input: np.ndarray) -> np.ndarray:
-        for module in self._modules():
+        for module in fused(self._modules()):
             input = module(input)
         return input
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fastcnn import functional as F
+from fastcnn.functional.conv import conv2d_activated
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, as_float_dtype
 from fastcnn.nn.parameter import Parameter
@@ -121,8 +123,11 @@ class _PaddedConv(_Conv):
         return self.stride, padding, self.dilation, self.groups
 
     def forward(self, input: np.ndarray) -> np.ndarray:
+        return self._convolved(input, self._function)
+
+    def _convolved(self, input: np.ndarray, function: Callable, *more: Any) -> np.ndarray:
         padded = input if self.padding_mode == "zeros" else F.pad(input, self._pads(), self.padding_mode)
-        output = self._function(padded, *self._weights(), *self._options())
+        output = function(padded, *self._weights(), *self._options(), *more)
         self.save_for_backward(input, padded)
         return output
 
@@ -148,6 +153,10 @@ class Conv2d(_PaddedConv):
     axes = 2
     _function = staticmethod(F.conv2d)
     _function_backward = staticmethod(F.conv2d_backward)
+
+    def forward_activated(self, input: np.ndarray, activation: str, slope: float) -> np.ndarray:
+        """forward and the activation behind it by one kernel, see fastcnn.nn.fusion."""
+        return self._convolved(input, conv2d_activated, activation, slope)
 
     def __init__(
         self,

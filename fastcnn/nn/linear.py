@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastcnn import functional as F
+from fastcnn.functional.linear import linear_activated
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, as_float_dtype
 from fastcnn.nn.parameter import Parameter
@@ -37,6 +38,12 @@ class Linear(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         output = F.linear(input, self.weight.data, None if self.bias is None else self.bias.data)
+        self.save_for_backward(input)
+        return output
+
+    def forward_activated(self, input: np.ndarray, activation: str, slope: float) -> np.ndarray:
+        """forward and the activation behind it by one kernel, see fastcnn.nn.fusion."""
+        output = linear_activated(input, self.weight.data, None if self.bias is None else self.bias.data, activation, slope)
         self.save_for_backward(input)
         return output
 

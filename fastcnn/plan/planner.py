@@ -12,6 +12,7 @@ import numpy as np
 from fastcnn import backend, nn
 from fastcnn.backends.cpu import _lanes, _runtime, select
 from fastcnn.nn import changes
+from fastcnn.nn.fusion import replaced
 from fastcnn.nn.parameter import FLOATS
 from fastcnn.plan import narrow, wide
 from fastcnn.plan.dense import Dense, Flat, Own
@@ -48,11 +49,6 @@ TAKEN = {
     nn.Flatten: attrgetter(*MODE, "start_dim", "end_dim"),
 }
 WEIGHTED = frozenset((nn.Conv2d, nn.BatchNorm2d, nn.Linear))
-
-
-def replaced(layer: nn.Module) -> bool:
-    """Has somebody given the object methods of its own, to look at what passes through it?"""
-    return "forward" in vars(layer) or "backward" in vars(layer)
 
 
 def apart(layer: nn.Module, training: bool, dtype: np.dtype) -> bool:

@@ -14,7 +14,7 @@ from fastcnn.nn import changes
 
 
 class Capture:
-    """The recorded steps of a model and its loss, one for every shape of a batch."""
+    """The recorded steps of a model and its loss, one for every shape of a batch, with and without TF32."""
 
     def __init__(self, model: Any, loss: Any) -> None:
         self.model, self.loss = model, loss
@@ -31,7 +31,7 @@ class Capture:
             self._steps.clear()
             self._check()
             self._state = changes.latest()
-        key = x.shape, y.shape, x.dtype, y.dtype
+        key = x.shape, y.shape, x.dtype, y.dtype, backend.current().tf32_allowed()
         step = self._steps.get(key)
         if step is None:
             step = self._steps[key] = _Step(self.model, self.loss)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..ops import OPS
+from . import conv, linear
 from ._clock import seconds
 from ._device import DeviceArray, all_to_host, contiguous, is_device, stage, to_device, to_host, wrap
 from ._graph import Graph
@@ -28,8 +29,8 @@ from ._memory import pool as memory
 from .precision import set_tf32, tf32_allowed
 
 __all__ = [
-    "DeviceArray", "Graph", "adopt", "all_to_host", "config", "functions", "is_device", "keep_mask", "memory", "missing", "name", "one_hot", "seconds",
-    "set_tf32", "stage", "tf32_allowed", "to_device", "to_host", *OPS,
+    "DeviceArray", "Graph", "activated", "adopt", "all_to_host", "config", "conv2d_activated", "functions", "is_device", "keep_mask", "linear_activated",
+    "memory", "missing", "name", "one_hot", "seconds", "set_tf32", "stage", "tf32_allowed", "to_device", "to_host", *OPS,
 ]  # fmt: skip
 
 name = "cuda"
@@ -38,14 +39,10 @@ modules: list[ModuleType] = [import_module(f"{__name__}.{found.name}") for found
 
 
 def _on_device(op: str, parameters: tuple[str, ...], function: Callable) -> Callable:
-    """The op behind a look at its arrays: all on the device, foreign ones wrapped, views with gaps copied together.
-
-    Its parameters are the table's. What a function can do beyond them, an activation on the way out, is for those who call it by its file.
-    """
-    signature = inspect.signature(function)
-    own = list(signature.parameters.values())[: len(parameters)]
-    if tuple(parameter.name for parameter in own) != parameters:
-        raise TypeError(f"{op} of {function.__module__} has parameters {tuple(signature.parameters)}, the op table {parameters}")
+    """The op behind a look at its arrays: all on the device, foreign ones wrapped, views with gaps copied together. Its parameters are the table's."""
+    found = tuple(inspect.signature(function).parameters)
+    if found != parameters:
+        raise TypeError(f"{op} of {function.__module__} has parameters {found}, the op table {parameters}")
 
     @functools.wraps(function)
     def checked(*arguments: Any) -> Any:
@@ -60,7 +57,6 @@ def _on_device(op: str, parameters: tuple[str, ...], function: Callable) -> Call
                 seen[index] = contiguous(wrap(value))
         return function(*seen)
 
-    checked.__signature__ = signature.replace(parameters=own)
     return checked
 
 
@@ -82,7 +78,13 @@ def config() -> dict[str, str]:
 
 
 functions: dict[str, Callable] = {op: _find(op) for op in OPS}
-globals().update(functions)
+
+# Beside the table: ops that apply an activation to each number before it is written. fastcnn.nn.fusion looks for them.
+activated: dict[str, Callable] = {
+    f"{op}_activated": _on_device(op, (*OPS[op].parameters, "activation", "slope"), function)
+    for op, function in (("conv2d", conv.conv2d_activated), ("linear", linear.linear_activated))
+}
+globals().update(functions | activated)
 
 # Beside the table: a mask for dropout, and class numbers as rows of zeros and a one, drawn and made on the device.
 from .activation import keep_mask  # noqa: E402

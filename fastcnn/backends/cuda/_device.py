@@ -24,6 +24,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from . import _memory
 from ._memory import SIMULATED, cuda, download, take, upload
@@ -34,6 +35,7 @@ if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 Shape = tuple[int, ...]
+DEFAULT_STREAM = 1  # its name in the CUDA array interface: who uses another stream has to wait for what was asked for in this one
 
 
 def c_strides(shape: Sequence[int], itemsize: int) -> Shape:
@@ -61,14 +63,14 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int], itemsize: int) -
 class Flags:
     """The flags that the library asks arrays for."""
 
-    __slots__ = ("c_contiguous",)
-    writeable = aligned = True
+    __slots__ = ("c_contiguous", "writeable")
+    aligned = True
 
-    def __init__(self, c_contiguous: bool) -> None:
-        self.c_contiguous = c_contiguous
+    def __init__(self, c_contiguous: bool, writeable: bool) -> None:
+        self.c_contiguous, self.writeable = c_contiguous, writeable
 
 
-class DeviceArray:
+class DeviceArray(NDArrayOperatorsMixin):
     """An array in the device's memory. Made by `empty`, `to_device` and `wrap`; views share its memory.
 
     owner    what keeps the memory alive: a block of the pool, or the foreign array
@@ -77,9 +79,9 @@ class DeviceArray:
 
     __slots__ = ("shape", "strides", "dtype", "pointer", "owner", "flags", "windows", "__weakref__")
 
-    def __init__(self, pointer: int, shape: Shape, strides: Shape, dtype: np.dtype, owner: Any) -> None:
+    def __init__(self, pointer: int, shape: Shape, strides: Shape, dtype: np.dtype, owner: Any, writeable: bool = True) -> None:
         self.pointer, self.shape, self.strides, self.dtype, self.owner = pointer, shape, strides, dtype, owner
-        self.flags = Flags(is_contiguous(shape, strides, dtype.itemsize))
+        self.flags = Flags(is_contiguous(shape, strides, dtype.itemsize), writeable)
         self.windows: Any = None
 
     # What it is.
@@ -104,7 +106,8 @@ class DeviceArray:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         strides = None if self.flags.c_contiguous else self.strides
         pointer = self.pointer if self.size else 0
-        return {"shape": self.shape, "strides": strides, "typestr": self.dtype.str, "data": (pointer, False), "version": 3, "stream": None}
+        data = pointer, not self.flags.writeable
+        return {"shape": self.shape, "strides": strides, "typestr": self.dtype.str, "data": data, "version": 3, "stream": DEFAULT_STREAM}
 
     def __len__(self) -> int:
         if not self.shape:
@@ -117,8 +120,9 @@ class DeviceArray:
     # Views.
 
     def _view(self, shape: Shape, strides: Shape, offset: int = 0) -> DeviceArray:
-        view = DeviceArray(self.pointer + offset, shape, strides, self.dtype, self.owner)
-        view.windows = self.windows
+        view = DeviceArray(self.pointer + offset, shape, strides, self.dtype, self.owner, self.flags.writeable)
+        if shape[-2:] == self.shape[-2:] and strides[-2:] == self.strides[-2:]:  # of whole planes
+            view.windows = self.windows
         return view
 
     def reshape(self, *shape: Any) -> DeviceArray:
@@ -191,31 +195,33 @@ class DeviceArray:
 
     def copy(self, order: str = "C") -> DeviceArray:
         """A C-contiguous copy on the device; order "K" or "A" keeps a channels-last array channels-last."""
-        from . import arithmetic
+        from . import strided
 
         if order in ("K", "A") and not self.flags.c_contiguous and self.ndim == 4:
             last = self.transpose(0, 2, 3, 1)
             if last.flags.c_contiguous:
                 return last.copy().transpose(0, 3, 1, 2)
-        return arithmetic.copied(self, self.dtype)
+        result = strided.copied(self, self.dtype)
+        result.windows = self.windows
+        return result
 
     def astype(self, dtype: Any, copy: bool = True) -> DeviceArray:
         """Converted on the device."""
-        from . import arithmetic
+        from . import strided
 
         dtype = np.dtype(dtype)
-        return self if dtype == self.dtype and not copy else arithmetic.copied(self, dtype)
+        return self if dtype == self.dtype and not copy else strided.copied(self, dtype)
 
     def fill(self, value: float) -> None:
-        from . import arithmetic
+        from . import strided
 
-        arithmetic.assign(self, value)
+        strided.assign(self, value)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Write a number, a device array that broadcasts, or a host array (which is copied to the device: for loading states)."""
-        from . import arithmetic
+        from . import strided
 
-        arithmetic.assign(self[index], value)
+        strided.assign(self[index], value)
 
     def blend(self, share: float, other: DeviceArray, other_share: float) -> None:
         """self = share*self + other_share*other, in place, both C-contiguous: running statistics."""
@@ -230,47 +236,21 @@ class DeviceArray:
 
         if method != "__call__" or ufunc not in arithmetic.UFUNCS or options:
             return NotImplemented
-        return arithmetic.binary(arithmetic.UFUNCS[ufunc], *inputs, out=None if out is None else out[0])
+        return arithmetic.UFUNCS[ufunc](*inputs, out=None if out is None else out[0])
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        from . import arithmetic
+        from . import array_functions
 
-        if function not in arithmetic.FUNCTIONS:
+        if function not in array_functions.FUNCTIONS:
             return NotImplemented
-        return arithmetic.FUNCTIONS[function](*arguments, **options)
+        return array_functions.FUNCTIONS[function](*arguments, **options)
 
-    def __add__(self, other: Any) -> DeviceArray:
-        return np.add(self, other)
+    def sum(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
+        """numpy.sum: over all axes, or those given. Always added in the same order."""
+        return np.sum(self, axis, keepdims=keepdims)
 
-    def __radd__(self, other: Any) -> DeviceArray:
-        return np.add(other, self)
-
-    def __sub__(self, other: Any) -> DeviceArray:
-        return np.subtract(self, other)
-
-    def __rsub__(self, other: Any) -> DeviceArray:
-        return np.subtract(other, self)
-
-    def __mul__(self, other: Any) -> DeviceArray:
-        return np.multiply(self, other)
-
-    def __rmul__(self, other: Any) -> DeviceArray:
-        return np.multiply(other, self)
-
-    def __truediv__(self, other: Any) -> DeviceArray:
-        return np.true_divide(self, other)
-
-    def __neg__(self) -> DeviceArray:
-        return np.multiply(self, -1)
-
-    def __iadd__(self, other: Any) -> DeviceArray:
-        return np.add(self, other, out=self)
-
-    def __isub__(self, other: Any) -> DeviceArray:
-        return np.subtract(self, other, out=self)
-
-    def __imul__(self, other: Any) -> DeviceArray:
-        return np.multiply(self, other, out=self)
+    def mean(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
+        return np.mean(self, axis, keepdims=keepdims)
 
     # To the host: only where it is asked for.
 
@@ -291,6 +271,9 @@ class DeviceArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raise TypeError("a device array is not copied to the host by itself: use fastcnn.to_host")
+
+    def __copy__(self) -> DeviceArray:
+        return self.copy("K")
 
     def __deepcopy__(self, memo: Any) -> DeviceArray:
         return self.copy("K")
@@ -333,10 +316,11 @@ def wrap(value: Any) -> DeviceArray:
     strides = c_strides(shape, dtype.itemsize) if strides is None else tuple(strides)
     if any(stride < 0 for stride in strides):
         raise TypeError(f"a {type(value).__name__} with negative strides {strides} cannot be used: copy it first")
-    if description.get("stream") not in (None, 1) and not SIMULATED:  # 1 is the default stream, which is ours
+    if description.get("stream") not in (None, DEFAULT_STREAM) and not SIMULATED:
         cuda.external_stream(description["stream"]).synchronize()
         _memory.copies.waits += 1
-    return DeviceArray(description["data"][0], shape, strides, dtype, value)
+    pointer, read_only = description["data"]
+    return DeviceArray(pointer, shape, strides, dtype, value, not read_only)
 
 
 def to_device(value: Any) -> Any:
@@ -364,7 +348,7 @@ _staging = _memory.Staging()
 
 
 def stage(value: np.ndarray) -> DeviceArray:
-    """to_device through pinned memory, without waiting: for one thread, that which prepares batches."""
+    """to_device through pinned memory, without waiting: for threads that prepare batches."""
     host = _native(np.asarray(value))
     result = empty(host.shape, host.dtype)
     _staging.upload(result.pointer, host)

@@ -18,7 +18,7 @@ class Elementwise:
     """An element-wise op: `op(input, ..., option, ...)` for `arrays` device arrays of one shape and `options` numbers."""
 
     def __init__(self, formula: Callable, arrays: int, options: int) -> None:
-        self.name, self.arrays, self.options = formula.__name__.lstrip("_"), arrays, options
+        self.name, self.formula, self.arrays, self.options = formula.__name__.lstrip("_"), formula, arrays, options
         self.kernel = _KERNELS[arrays, options](cuda.jit(device=True)(formula), self.name)
 
     def __call__(self, *arguments: Any) -> DeviceArray:

@@ -180,20 +180,22 @@ class Staging:
     def __init__(self, depth: int = 4) -> None:
         self._slots: list[tuple[np.ndarray, Any] | None] = [None] * depth
         self._next = 0
+        self._lock = threading.Lock()  # several runs may prepare batches at a time
 
     def upload(self, pointer: int, host: np.ndarray) -> None:
-        slot = self._slots[self._next]
-        if slot is None or slot[0].nbytes < host.nbytes:
-            slot = cuda.pinned_array(size_class(host.nbytes), np.uint8), cuda.event(timing=False) if not SIMULATED else cuda.event()
-            self._slots[self._next] = slot
-        else:
-            slot[1].synchronize()
-        self._next = (self._next + 1) % len(self._slots)
-        pinned, copied = slot
-        staged = pinned[: host.nbytes].view(host.dtype).reshape(host.shape)
-        np.copyto(staged, host)
-        upload(pointer, staged)
-        copied.record(stream())
+        with self._lock:
+            slot = self._slots[self._next]
+            if slot is not None:
+                slot[1].synchronize()  # its last copy has run: the buffer may be written to, or given back
+            if slot is None or slot[0].nbytes < host.nbytes:
+                slot = cuda.pinned_array(size_class(host.nbytes), np.uint8), cuda.event(timing=False) if not SIMULATED else cuda.event()
+                self._slots[self._next] = slot
+            self._next = (self._next + 1) % len(self._slots)
+            pinned, copied = slot
+            staged = pinned[: host.nbytes].view(host.dtype).reshape(host.shape)
+            np.copyto(staged, host)
+            upload(pointer, staged)
+            copied.record(stream())
 
 
 # --- the pool -----------------------------------------------------------------------------------------------------------------------

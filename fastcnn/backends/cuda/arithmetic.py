@@ -1,61 +1,24 @@
-"""What the library does with arrays outside of its ops, on the device: copies of views, sums and products of two arrays, joining and splitting.
+"""What NumPy's operators and functions of elements do with device arrays: a + b, 1 / a, a > 0, np.maximum(a, b), np.exp(a).
 
-Strided arrays have at most six axes here. A kernel sees the memory as one axis, and sizes and strides (in elements) as tuples of six numbers, the first ones
-1 and 0 where there are fewer axes.
+They are for what users write around the library's ops, in layers and losses of their own. Results have NumPy's shapes, dtypes and, the functions of `math`
+apart, NumPy's bits; a number beside a floating-point array takes the array's dtype. Functions that are not here raise TypeError, as do host arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ._device import DeviceArray, Shape, blocks, contiguous, empty, flat, is_device, launch, wrap, zeros
+from ._device import DeviceArray, blocks, contiguous, empty, flat, is_device, launch, wrap
+from ._elementwise import Elementwise, elementwise
 from ._memory import SIMULATED, cuda
+from .gemm import gemm
+from .strided import apart, broadcast_to, check_writeable, copy_into, memory_and_strides, place, six
 
 TILE = 8 if SIMULATED else 256  # elements per block, one per thread
-AXES = 6
-
-
-@cuda.jit(device=True)
-def place(i, shape, strides):
-    """Where element i of the C order lies: i is taken apart into indices, the last axis first."""
-    index = 0
-    for axis in range(AXES - 1, -1, -1):
-        index += i % shape[axis] * strides[axis]
-        i //= shape[axis]
-    return index
-
-
-@cuda.jit
-def copy_flat(input, output):
-    i = cuda.grid(1)
-    if i < output.size:
-        output[i] = input[i]
-
-
-@cuda.jit
-def copy_strided(input, input_strides, output, output_strides, shape, count):
-    """output = input, element by element in the order of shape; stride 0 broadcasts."""
-    i = cuda.grid(1)
-    if i < count:
-        output[place(i, shape, output_strides)] = input[place(i, shape, input_strides)]
-
-
-@cuda.jit
-def fill_strided(output, output_strides, shape, count, value):
-    i = cuda.grid(1)
-    if i < count:
-        output[place(i, shape, output_strides)] = value
-
-
-@cuda.jit
-def affine_flat(input, output, scale, shift):
-    """output = input*scale + shift."""
-    i = cuda.grid(1)
-    if i < output.size:
-        output[i] = input[i] * scale + shift
 
 
 @cuda.jit
@@ -66,231 +29,271 @@ def blend_flat(output, share, other, other_share):
         output[i] = share * output[i] + other_share * other[i]
 
 
-def _binary_kernels(name: str, function: Any) -> tuple[Any, Any]:
-    """(kernel over flat arrays, kernel over strided ones) for output = function(a, b)."""
-    of_two = cuda.jit(device=True)(function)
-
-    def flat_kernel(a, b, output):
-        i = cuda.grid(1)
-        if i < output.size:
-            output[i] = of_two(a[i], b[i])
-
-    def strided_kernel(a, a_strides, b, b_strides, output, output_strides, shape, count):
-        i = cuda.grid(1)
-        if i < count:
-            output[place(i, shape, output_strides)] = of_two(a[place(i, shape, a_strides)], b[place(i, shape, b_strides)])
-
-    flat_kernel.__name__, strided_kernel.__name__ = f"{name}_flat", f"{name}_strided"
-    return cuda.jit(flat_kernel), cuda.jit(strided_kernel)
+def _number_dtype(array: np.dtype, number: Any) -> np.dtype:
+    """The dtype in which an array and a number meet: the array's, but a fraction makes floats of integers and an integer makes integers of bools."""
+    if array.kind == "f" or isinstance(number, (bool, np.bool_)):
+        return array
+    if isinstance(number, (float, np.floating)):
+        return np.dtype(np.float64)
+    return np.dtype(np.int64) if array.kind == "b" else array
 
 
-ADD = _binary_kernels("add", lambda a, b: a + b)
-SUBTRACT = _binary_kernels("subtract", lambda a, b: a - b)
-MULTIPLY = _binary_kernels("multiply", lambda a, b: a * b)
-DIVIDE = _binary_kernels("divide", lambda a, b: a / b)
+class Binary:
+    """A function of two elements. Of two arrays, which are broadcast, or of an array and a number; `out` may be one of the arrays.
 
-UFUNCS = {np.add: ADD, np.subtract: SUBTRACT, np.multiply: MULTIPLY, np.true_divide: DIVIDE}
+    result  the dtype of the results, from that in which the operands meet
+    kinds   the kinds of dtype that it is for
+    """
 
+    def __init__(self, name: str, formula: Callable, result: Callable[[np.dtype], np.dtype], kinds: str = "fiub") -> None:
+        self.name, self.result, self.kinds = name, result, kinds
+        of_two = cuda.jit(device=True)(formula)
 
-# --- views as kernels see them ------------------------------------------------------------------------------------------------------
+        def flat_kernel(a, b, output):
+            i = cuda.grid(1)
+            if i < output.size:
+                output[i] = of_two(a[i], b[i])
 
+        def strided_kernel(a, a_strides, b, b_strides, output, output_strides, shape, count):
+            i = cuda.grid(1)
+            if i < count:
+                output[place(i, shape, output_strides)] = of_two(a[place(i, shape, a_strides)], b[place(i, shape, b_strides)])
 
-def _six(values: Sequence[int], first: int) -> Shape:
-    if len(values) > AXES:
-        raise TypeError(f"device arrays of {len(values)} axes cannot be copied or added, {AXES} are the most")
-    return (first,) * (AXES - len(values)) + tuple(values)
+        def number_kernel(a, number, output):
+            i = cuda.grid(1)
+            if i < output.size:
+                output[i] = of_two(a[i], number)
 
+        def of_number_kernel(number, b, output):
+            i = cuda.grid(1)
+            if i < output.size:
+                output[i] = of_two(number, b[i])
 
-def _memory_and_strides(array: DeviceArray) -> tuple[DeviceArray, Shape]:
-    """The memory from the first to the last element as one axis, and the strides in elements."""
-    itemsize = array.itemsize
-    if any(stride % itemsize for stride in array.strides):
-        raise TypeError(f"strides {array.strides} of a device array are no multiples of its {itemsize} bytes per element")
-    extent = 1 + sum((n - 1) * stride // itemsize for n, stride in zip(array.shape, array.strides, strict=True))
-    return DeviceArray(array.pointer, (extent,), (itemsize,), array.dtype, array.owner), _six([stride // itemsize for stride in array.strides], 0)
+        for kernel, suffix in ((flat_kernel, "flat"), (strided_kernel, "strided"), (number_kernel, "number"), (of_number_kernel, "of_number")):
+            kernel.__name__ = kernel.__qualname__ = f"{name}_{suffix}"
+            setattr(self, suffix, cuda.jit(kernel))
 
+    def __call__(self, a: Any, b: Any, out: DeviceArray | None = None) -> Any:
+        if any(isinstance(value, np.ndarray) and value.ndim for value in (a, b)):
+            raise TypeError("one operand is a host array, the other one is on the device: copy it with fastcnn.to_device")
+        a, b = (wrap(value) if is_device(value) else _number(value) for value in (a, b))
+        if a is None or b is None:
+            return NotImplemented
+        if isinstance(a, DeviceArray) and isinstance(b, DeviceArray):
+            return self._of_arrays(a, b, out)
+        if isinstance(a, DeviceArray):
+            return self._of_number(a, b, out, self.number, True)
+        return self._of_number(b, a, out, self.of_number, False)
 
-def broadcast_to(array: DeviceArray, shape: Any) -> DeviceArray:
-    """A view with stride 0 along the axes that are repeated."""
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    missing = len(shape) - array.ndim
-    if missing < 0 or any(have not in (1, want) for have, want in zip(array.shape, shape[missing:], strict=True)):
-        raise ValueError(f"a device array of shape {array.shape} does not broadcast to {shape}")
-    own = [0 if have != want else stride for have, want, stride in zip(array.shape, shape[missing:], array.strides, strict=True)]
-    return array._view(shape, (0,) * missing + tuple(own))
-
-
-# --- copies -------------------------------------------------------------------------------------------------------------------------
-
-
-def _copy_into(target: DeviceArray, source: DeviceArray) -> None:
-    """target = source, of the same shape."""
-    if not target.size:
-        return
-    if target.flags.c_contiguous and source.flags.c_contiguous:
-        launch(copy_flat, blocks(target.size, TILE), TILE, flat(source), flat(target))
-        return
-    memory, strides = _memory_and_strides(source)
-    target_memory, target_strides = _memory_and_strides(target)
-    launch(copy_strided, blocks(target.size, TILE), TILE, memory, strides, target_memory, target_strides, _six(target.shape, 1), target.size)
-
-
-def copied(array: DeviceArray, dtype: np.dtype) -> DeviceArray:
-    """A C-contiguous copy of that dtype."""
-    result = empty(array.shape, dtype)
-    _copy_into(result, array)
-    return result
-
-
-def assign(target: DeviceArray, value: Any) -> None:
-    """target[...] = value: a number, a device array that broadcasts, or a host array."""
-    if isinstance(value, (bool, int, float, np.generic)):
-        if target.size:
-            memory, strides = _memory_and_strides(target)
-            launch(fill_strided, blocks(target.size, TILE), TILE, memory, strides, _six(target.shape, 1), target.size, target.dtype.type(value))
-        return
-    if isinstance(value, np.ndarray):
-        from ._device import to_device
-
-        value = to_device(value)
-    _copy_into(target, broadcast_to(wrap(value), target.shape))
-
-
-def copyto(target: Any, source: Any, casting: str = "same_kind") -> None:
-    """numpy.copyto, the target on the device."""
-    if not isinstance(target, DeviceArray):
-        raise TypeError("numpy.copyto from a device array: use fastcnn.to_host")
-    if not np.can_cast(source.dtype, target.dtype, casting=casting):
-        raise TypeError(f"cannot cast a device array from {source.dtype} to {target.dtype} according to the rule {casting!r}")
-    assign(target, source)
-
-
-# --- arithmetic ---------------------------------------------------------------------------------------------------------------------
-
-
-
-def _affine(kernels: tuple, a: Any, b: Any) -> tuple[DeviceArray, float, float]:
-    """(array, scale, shift) of a op b, one of them a number."""
-    array, number, array_first = (a, b, True) if isinstance(a, DeviceArray) else (b, a, False)
-    number = float(number)
-    if kernels is ADD:
-        return array, 1.0, number
-    if kernels is SUBTRACT:
-        return (array, 1.0, -number) if array_first else (array, -1.0, number)
-    if kernels is MULTIPLY:
-        return array, number, 0.0
-    if not array_first:
-        raise TypeError("a number divided by a device array is not implemented")
-    return array, 1 / number, 0.0
-
-
-def binary(kernels: tuple, a: Any, b: Any, out: DeviceArray | None = None) -> DeviceArray:
-    """a op b for two device arrays that broadcast, or one and a number. The dtype is the floating-point operand's, the wider one's of two."""
-    if any(isinstance(value, np.ndarray) and value.ndim for value in (a, b)):
-        raise TypeError("one operand is a host array, the other one is on the device: copy it with fastcnn.to_device")
-    if not (is_device(a) and is_device(b)):
-        array, scale, shift = _affine(kernels, a, b)
-        result = empty(array.shape, array.dtype) if out is None else out
-        kind, target = array.dtype.type, result if result.flags.c_contiguous else empty(array.shape, array.dtype)
-        launch(affine_flat, blocks(array.size, TILE), TILE, flat(array), flat(target), kind(scale), kind(shift))
-        if target is not result:
-            _copy_into(result, target)
-        return result
-    a, b = wrap(a), wrap(b)
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    if out is None:
-        out = empty(shape, np.result_type(a.dtype, b.dtype))
-    elif out.shape != shape:
-        raise ValueError(f"operands of shapes {a.shape} and {b.shape} do not fit into an output of shape {out.shape}")
-    if not out.size:
+    def _output(self, shape: tuple[int, ...], meeting: np.dtype, out: DeviceArray | None, what: str) -> DeviceArray:
+        if meeting.kind not in self.kinds:
+            raise TypeError(f"{self.name}: device arrays of {meeting} are not computed with: convert them with .astype")
+        dtype = self.result(meeting)
+        if out is None:
+            return empty(shape, dtype)
+        if not isinstance(out, DeviceArray):
+            raise TypeError(f"{self.name}: out must be a device array, got {type(out).__name__}")
+        check_writeable(out)
+        if out.shape != shape:
+            raise ValueError(f"{what} do not fit into an output of shape {out.shape}")
+        if not np.can_cast(dtype, out.dtype, casting="same_kind"):
+            raise TypeError(f"{self.name}: the result is {dtype}, which does not become the output's {out.dtype}")
         return out
-    if a.shape == b.shape and a.flags.c_contiguous and b.flags.c_contiguous and out.flags.c_contiguous:
-        launch(kernels[0], blocks(out.size, TILE), TILE, flat(a), flat(b), flat(out))
+
+    def _of_number(self, array: DeviceArray, number: Any, out: DeviceArray | None, kernel: Any, array_first: bool) -> DeviceArray:
+        meeting = _number_dtype(array.dtype, number)
+        output = self._output(array.shape, meeting, out, f"operands of shape {array.shape}")
+        array = contiguous(apart(array, output))
+        target = output if output.flags.c_contiguous else empty(output.shape, output.dtype)
+        number = meeting.type(number)
+        operands = (flat(array), number) if array_first else (number, flat(array))
+        launch(kernel, blocks(array.size, TILE), TILE, *operands, flat(target))
+        if target is not output:
+            copy_into(output, target)
+        return output
+
+    def _of_arrays(self, a: DeviceArray, b: DeviceArray, out: DeviceArray | None) -> DeviceArray:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        output = self._output(shape, np.result_type(a.dtype, b.dtype), out, f"operands of shapes {a.shape} and {b.shape}")
+        if not output.size:
+            return output
+        a, b = (apart(operand, output) for operand in (a, b))
+        if a.shape == b.shape and a.flags.c_contiguous and b.flags.c_contiguous and output.flags.c_contiguous:
+            launch(self.flat, blocks(output.size, TILE), TILE, flat(a), flat(b), flat(output))
+            return output
+        (a_memory, a_strides), (b_memory, b_strides) = (memory_and_strides(broadcast_to(operand, shape)) for operand in (a, b))
+        memory, strides = memory_and_strides(output)
+        arrays = a_memory, a_strides, b_memory, b_strides, memory, strides
+        launch(self.strided, blocks(output.size, TILE), TILE, *arrays, six(shape, 1), output.size)
+        return output
+
+
+def _number(value: Any) -> Any:
+    """A number as it is, None for what is none."""
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value[()]
+    return value if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)) else None
+
+
+def _same(dtype: np.dtype) -> np.dtype:
+    return dtype
+
+
+def _bool(dtype: np.dtype) -> np.dtype:
+    return np.dtype(bool)
+
+
+def _quotient(dtype: np.dtype) -> np.dtype:
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+
+
+ADD = Binary("add", lambda a, b: a + b, _same, "fiu")
+SUBTRACT = Binary("subtract", lambda a, b: a - b, _same, "fiu")
+MULTIPLY = Binary("multiply", lambda a, b: a * b, _same, "fiu")
+DIVIDE = Binary("divide", lambda a, b: a / b, _quotient)
+POWER = Binary("power", lambda a, b: a**b, _same, "f")
+MAXIMUM = Binary("maximum", lambda a, b: a if a >= b or a != a else b, _same)  # NaN, if there is one
+MINIMUM = Binary("minimum", lambda a, b: a if a <= b or a != a else b, _same)
+
+COMPARISONS = {
+    np.equal: Binary("equal", lambda a, b: a == b, _bool),
+    np.not_equal: Binary("not_equal", lambda a, b: a != b, _bool),
+    np.less: Binary("less", lambda a, b: a < b, _bool),
+    np.less_equal: Binary("less_equal", lambda a, b: a <= b, _bool),
+    np.greater: Binary("greater", lambda a, b: a > b, _bool),
+    np.greater_equal: Binary("greater_equal", lambda a, b: a >= b, _bool),
+    np.logical_and: Binary("logical_and", lambda a, b: a and b, _bool, "b"),
+    np.logical_or: Binary("logical_or", lambda a, b: a or b, _bool, "b"),
+}
+
+
+# Functions of one element. The guards are the simulator's: Python's math raises where a GPU's gives infinity or NaN.
+
+
+@elementwise(1)
+def _negative(x):
+    return -x
+
+
+@elementwise(1)
+def _absolute(x):
+    return abs(x)
+
+
+@elementwise(1)
+def _sqrt(x):
+    return math.sqrt(x) if x >= 0 else type(x)(math.nan)
+
+
+@elementwise(1)
+def _exp(x):
+    return math.exp(x) if x < 709 else x * type(x)(math.inf)
+
+
+@elementwise(1)
+def _log(x):
+    return math.log(x) if x > 0 else type(x)(-math.inf) if x == 0 else type(x)(math.nan)
+
+
+@elementwise(1)
+def _tanh(x):
+    return math.tanh(x)
+
+
+@elementwise(1)
+def _logical_not(x):
+    return not x
+
+
+class Unary:
+    """A function of one element for NumPy: its array, wherever it is from, and `out`."""
+
+    def __init__(self, op: Elementwise, kinds: str = "f") -> None:
+        self.op, self.kinds = op, kinds
+
+    def __call__(self, x: Any, out: DeviceArray | None = None) -> Any:
+        if not is_device(x):
+            return NotImplemented
+        x = contiguous(wrap(x))
+        if x.dtype.kind not in self.kinds:
+            raise TypeError(f"{self.op.name}: device arrays of {x.dtype} are not computed with: convert them with .astype")
+        result = self.op(x)
+        if out is None:
+            return result
+        if not isinstance(out, DeviceArray) or out.shape != x.shape or not np.can_cast(x.dtype, out.dtype, casting="same_kind"):
+            raise TypeError(f"{self.op.name}: out must be a device array of shape {x.shape} that {x.dtype} can be cast to")
+        check_writeable(out)
+        copy_into(out, result)
         return out
-    (a_memory, a_strides), (b_memory, b_strides) = (_memory_and_strides(broadcast_to(value, shape)) for value in (a, b))
-    out_memory, out_strides = _memory_and_strides(out)
-    launch(
-        kernels[1], blocks(out.size, TILE), TILE, a_memory, a_strides, b_memory, b_strides, out_memory, out_strides, _six(shape, 1), out.size
-    )  # fmt: skip
-    return out
+
+
+def power(a: Any, b: Any, out: DeviceArray | None = None) -> Any:
+    """a ** b; squares are products, as in NumPy, and so exact to the last bit."""
+    if isinstance(b, (int, float)) and b == 2:
+        return MULTIPLY(a, a, out)
+    return POWER(a, b, out)
+
+
+def square(a: Any, out: DeviceArray | None = None) -> Any:
+    return MULTIPLY(a, a, out)
+
+
+def matmul(a: Any, b: Any, out: DeviceArray | None = None) -> Any:
+    """a @ b of two matrices, by the kernel of linear layers."""
+    if not (is_device(a) and is_device(b)) or out is not None:
+        raise TypeError("matmul: both operands must be device arrays (fastcnn.to_device), and out is not supported")
+    a, b = contiguous(wrap(a)), contiguous(wrap(b))
+    if a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype or a.dtype.kind != "f":
+        raise TypeError(f"matmul: device arrays must be two matrices of one floating-point dtype, got {a!r} and {b!r}")
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"matmul: a has {a.shape[1]} columns but b has {b.shape[0]} rows")
+    return gemm(a, b, True, False, len(a), b.shape[1], len(b))
+
+
+UFUNCS: dict[Any, Callable] = COMPARISONS | {
+    np.add: ADD,
+    np.subtract: SUBTRACT,
+    np.multiply: MULTIPLY,
+    np.true_divide: DIVIDE,
+    np.power: power,
+    np.square: square,
+    np.maximum: MAXIMUM,
+    np.minimum: MINIMUM,
+    np.matmul: matmul,
+    np.negative: Unary(_negative, "fi"),
+    np.absolute: Unary(_absolute, "fi"),
+    np.sqrt: Unary(_sqrt),
+    np.exp: Unary(_exp),
+    np.log: Unary(_log),
+    np.tanh: Unary(_tanh),
+    np.logical_not: Unary(_logical_not, "b"),
+    np.bitwise_and: COMPARISONS[np.logical_and],  # & and | of masks
+    np.bitwise_or: COMPARISONS[np.logical_or],
+    np.invert: Unary(_logical_not, "b"),
+}
 
 
 def blend(target: DeviceArray, share: float, other: DeviceArray, other_share: float) -> None:
+    """target = share*target + other_share*other, in place."""
     kind, other = target.dtype.type, contiguous(wrap(other))
+    check_writeable(target)
     if not target.flags.c_contiguous:
         raise ValueError("blend changes C-contiguous device arrays only")
+    if other.size != target.size or other.dtype != target.dtype:
+        raise ValueError(f"blend: {other!r} does not go into {target!r}")
     launch(blend_flat, blocks(target.size, TILE), TILE, flat(target), kind(share), flat(other), kind(other_share))
 
 
-# --- NumPy's functions --------------------------------------------------------------------------------------------------------------
-
-
-def concatenate(arrays: Sequence[Any], axis: int = 0) -> DeviceArray:
-    arrays = [wrap(array) for array in arrays]
-    axis %= arrays[0].ndim
-    if len(arrays) == 1:
-        return arrays[0].copy()
-    shape = list(arrays[0].shape)
-    shape[axis] = sum(array.shape[axis] for array in arrays)
-    result, start = empty(shape, np.result_type(*(array.dtype for array in arrays))), 0
-    for array in arrays:
-        end = start + array.shape[axis]
-        _copy_into(result[(slice(None),) * axis + (slice(start, end),)], array)
-        start = end
-    return result
-
-
-def split(array: DeviceArray, indices: Any, axis: int = 0) -> list[DeviceArray]:
-    """Views between the indices along axis."""
-    edges = [0, *map(int, indices), array.shape[axis]]
-    return [array[(slice(None),) * (axis % array.ndim) + (slice(start, end),)] for start, end in zip(edges, edges[1:], strict=False)]
-
-
-def moveaxis(array: DeviceArray, source: int, destination: int) -> DeviceArray:
-    source, destination = source % array.ndim, destination % array.ndim
-    axes = [axis for axis in range(array.ndim) if axis != source]
-    axes.insert(destination, source)
-    return array.transpose(axes)
-
-
-def _like(array: DeviceArray, dtype: Any, shape: Any) -> tuple[Shape, np.dtype]:
-    return array.shape if shape is None else tuple(shape), array.dtype if dtype is None else np.dtype(dtype)
-
-
-def zeros_like(array: DeviceArray, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> DeviceArray:
-    return zeros(*_like(array, dtype, shape))
-
-
-def ones_like(array: DeviceArray, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> DeviceArray:
-    return full_like(array, 1, dtype, order, subok, shape)
-
-
-def full_like(array: DeviceArray, fill_value: float, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> DeviceArray:
-    result = empty(*_like(array, dtype, (shape,) if isinstance(shape, int) else shape))
-    result.fill(fill_value)
-    return result
-
-
-FUNCTIONS = {
-    np.broadcast_to: lambda array, shape, subok=False: broadcast_to(array, shape),
-    np.concatenate: concatenate,
-    np.copyto: copyto,
-    np.full_like: full_like,
-    np.moveaxis: moveaxis,
-    np.ndim: lambda array: array.ndim,
-    np.ones_like: ones_like,
-    np.shape: lambda array: array.shape,
-    np.split: split,
-    np.zeros_like: zeros_like,
-}
-
-_F1, _S6 = "float32[::1]", "UniTuple(int64, 6)"
+_F1, _S6, _B1 = "float32[::1]", "UniTuple(int64, 6)", "boolean[::1]"
 KERNELS = [
-    ("copy_flat", copy_flat, f"void({_F1}, {_F1})"),
-    ("copy_strided", copy_strided, f"void({_F1}, {_S6}, {_F1}, {_S6}, {_S6}, int64)"),
-    ("fill_strided", fill_strided, f"void({_F1}, {_S6}, {_S6}, int64, float32)"),
-    ("affine_flat", affine_flat, f"void({_F1}, {_F1}, float32, float32)"),
     ("blend_flat", blend_flat, f"void({_F1}, float32, {_F1}, float32)"),
-    ("add_flat", ADD[0], f"void({_F1}, {_F1}, {_F1})"),
-    ("add_strided", ADD[1], f"void({_F1}, {_S6}, {_F1}, {_S6}, {_F1}, {_S6}, {_S6}, int64)"),
-]
+    ("add_flat", ADD.flat, f"void({_F1}, {_F1}, {_F1})"),
+    ("add_strided", ADD.strided, f"void({_F1}, {_S6}, {_F1}, {_S6}, {_F1}, {_S6}, {_S6}, int64)"),
+    ("divide_number", DIVIDE.number, f"void({_F1}, float32, {_F1})"),
+    ("divide_of_number", DIVIDE.of_number, f"void(float32, {_F1}, {_F1})"),
+    ("power_flat", POWER.flat, f"void({_F1}, {_F1}, {_F1})"),
+    ("maximum_number", MAXIMUM.number, f"void({_F1}, float32, {_F1})"),
+    ("greater_number", COMPARISONS[np.greater].number, f"void({_F1}, float32, {_B1})"),
+    ("logical_and", COMPARISONS[np.logical_and].flat, f"void({_B1}, {_B1}, {_B1})"),
+    ("logical_not", _logical_not.kernel, f"void({_B1}, {_B1})"),
+] + [function.op.listed for function in UFUNCS.values() if isinstance(function, Unary) and function.kinds != "b"]

@@ -16,10 +16,16 @@ from .tiles import PRODUCTION, TENSOR
 
 def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> DeviceArray:
     """(N,C,H,W) x (O,C/G,KH,KW) [+ (O,)] -> (N,O,OH,OW)."""
+    return conv2d_activated(input, weight, bias, stride, padding, dilation, groups, "none", 0.0)
+
+
+def conv2d_activated(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, stride: Pair, padding: Padding, dilation: Pair, groups: int,
+                     activation: str, slope: float) -> DeviceArray:
+    """activation(conv2d), the activation (a name of epilogue.py's) applied to each sum before it is written: the same bits, one pass over memory less."""
     if depthwise.applies(weight.shape, input.shape[1], groups):
         OH, OW = conv2d_output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-        return depthwise.conv2d(input, weight, bias, stride, padding, dilation, empty((len(input), len(weight), OH, OW), input.dtype))
-    return conv_forward.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return depthwise.conv2d(input, weight, bias, stride, padding, dilation, empty((len(input), len(weight), OH, OW), input.dtype), activation, slope)
+    return conv_forward.conv2d(input, weight, bias, stride, padding, dilation, groups, activation, slope)
 
 
 def conv2d_grad_input(grad_output: DeviceArray, weight: DeviceArray, input_shape: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair,
@@ -63,7 +69,8 @@ def _listed() -> list[tuple[str, Any, str]]:
         depth = f"void({array}, {array}, {{}}{array}, UniTuple(int64, {len(depthwise.Sizes._fields)}))"
         for K in (3, 5, 7):
             size = (K, K)
-            found.append((f"depthwise {K}x{K} {dtype}", depthwise.sliding_kernel(dtype, size, one, one, True, False), depth.format(f"{array}, ")))
+            made = depthwise.sliding_kernel(dtype, size, one, one, True, False, "relu")
+            found.append((f"depthwise {K}x{K} {dtype}", made, depth.format(f"{array}, {dtype}, ")))
             found.append((f"depthwise_grad_weight {K}x{K} {dtype}", depthwise.grad_weight_kernel(dtype, size, one, one), depth.format("")))
         strided = depthwise.strided_grad_input_kernel(dtype, (3, 3), (2, 2), one)
         found.append((f"depthwise_grad_input 3x3 stride 2 {dtype}", strided, depth.format("")))

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import int32, int64, uint32, uint64
 
-from ...shapes import Padding, Pair, ShapeError
+from ...shapes import Padding, Pair
 from ._device import DeviceArray, blocks, empty, flat, launch, to_device, zeros
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
 from .pieces import add_pieces
-from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, divider, parts
+from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, divider, grid, parts
 
 OFFSET, ROW, COLUMN = range(3)  # of a table of entries (c, kh, kw): where its input pixel lies, counted from (oh*SH - PT, ow*SW - PL)
 OUTSIDE = -(2**30)
@@ -177,8 +177,6 @@ def conv2d_grad_weight(grad_output: DeviceArray, input: DeviceArray, weight_shap
     output = empty(weight_shape, input.dtype)
     filters, entries, pixels = O // groups, channels * KH * KW, N * OH * OW
     check_counts("conv2d_grad_weight", pixels=pixels, image_elements=max(C * H * W, O * OH * OW))
-    if groups > 65535:
-        raise ShapeError(f"conv2d_grad_weight: groups are {groups}, but backend 'cuda' launches at most 65535 products")
     tile, pieces = chosen or cut(input.dtype, filters, entries, pixels, groups)
     sizes = Sizes(
         filters, entries, groups, pieces, pixels, OH * OW, *divider(OH * OW), OW, *divider(OW),
@@ -188,8 +186,8 @@ def conv2d_grad_weight(grad_output: DeviceArray, input: DeviceArray, weight_shap
     where = entries_table(channels, (H, W), (KH, KW), dilation, tile.BN)
     made = grad_weight_kernel(tile, input.dtype, int32 if max(input.size, grad_output.size) < 2**31 else int64)
     target = output if pieces == 1 else empty((pieces, output.size), output.dtype)
-    grid = blocks(entries, tile.BN), blocks(filters, tile.BM), groups * pieces
-    launch(made, grid, tile.threads, flat(grad_output), flat(input), flat(target), where, tuple(sizes))
+    launched = grid("conv2d_grad_weight", blocks(entries, tile.BN), blocks(filters, tile.BM), groups * pieces)
+    launch(made, launched, tile.threads, flat(grad_output), flat(input), flat(target), where, tuple(sizes))
     if pieces > 1:
         add_pieces(target, None, 1, "none", 0.0, output)
     return output

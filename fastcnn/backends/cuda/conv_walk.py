@@ -21,13 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import int32, int64, uint32, uint64
 
-from ...shapes import ShapeError
 from ._device import DeviceArray, blocks, empty, flat, launch, to_device
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
 from .epilogue import ACTIVATIONS
 from .pieces import add_pieces
-from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, parts
+from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, grid, parts
 
 # A row of a table of terms: where the term's source pixel lies, counted from the pixel at (r0, c0) of the group's first channel; the two parts of that
 # that decide whether it is inside; where its weight lies, counted from the row's first, -1 for terms that only fill up the last step.
@@ -195,15 +194,13 @@ def run(op: str, source: DeviceArray, weight: DeviceArray, bias: DeviceArray | N
         return output
     check_counts(op, pixels=sizes.images * where.pixels, weights=weight.size)
     tile, pieces = chosen or cut(output.dtype, sizes.rows, sizes.images * where.pixels, where.length, sizes.groups * where.count)
-    if sizes.groups * where.count > 65535:
-        raise ShapeError(f"{op}: groups * stride * stride is {sizes.groups * where.count}, but backend 'cuda' launches at most 65535 products")
-    grid = blocks(sizes.images * where.pixels, tile.BN), blocks(sizes.rows, tile.BM), where.count * sizes.groups * pieces
+    launched = grid(op, blocks(sizes.images * where.pixels, tile.BN), blocks(sizes.rows, tile.BM), where.count * sizes.groups * pieces)
     sizes = sizes._replace(pieces=pieces, output_size=output.size)
     whole = pieces == 1
     made = walk_kernel(tile, output.dtype, whole and bias is not None, activation if whole else "none", int32 if source.size < 2**31 else int64)
     target = output if whole else empty((pieces, output.size), output.dtype)
     arrays = flat(source), flat(weight), bias if whole and bias is not None else flat(weight)
-    launch(made, grid, tile.threads, *arrays, output.dtype.type(slope), flat(target), where.terms, where.classes, tuple(sizes))
+    launch(made, launched, tile.threads, *arrays, output.dtype.type(slope), flat(target), where.terms, where.classes, tuple(sizes))
     if not whole:
         add_pieces(target, bias, sizes.output_plane, activation, slope, output)
     return output

@@ -23,6 +23,7 @@ from ...shapes import Padding, Pair
 from ._device import DeviceArray, blocks, empty, flat, launch, zeros
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
+from .epilogue import ACTIVATIONS
 from .pieces import add_pieces
 from .tiles import MULTIPROCESSORS, NUMBA_TYPE
 
@@ -55,7 +56,7 @@ class Sizes(NamedTuple):
 
 
 @cache
-def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: Pair, biased: bool, flipped: bool) -> Any:
+def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: Pair, biased: bool, flipped: bool, activation: str = "none") -> Any:
     """A thread per RUN results. flipped: the filter turned round, as in the input gradient, where a result's sources are the filters of its channel."""
     number = NUMBA_TYPE[dtype]
     (KH, KW), (SH, SW), (DH, DW) = kernel_size, stride, dilation
@@ -63,9 +64,10 @@ def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: P
     rows = (RUN - 1) * SH + DH * (KH - 1) + 1
     held = rows * KW * RUN <= HELD and DH == 1
     filter_size = taps if held else 1
+    activate = ACTIVATIONS[activation]
 
     @kernel(THREADS)
-    def slide(source, weight, bias, output, sizes):
+    def slide(source, weight, bias, slope, output, sizes):
         planes, channels, OH, OW, source_channels, H, W, top, left, filters_per_channel, sources = sizes
         runs = uint32(OH + RUN - 1) // uint32(RUN)
         at = uint64(cuda.blockIdx.x) * uint64(THREADS) + uint64(cuda.threadIdx.x)
@@ -106,7 +108,7 @@ def sliding_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilation: P
                 value = sums[i]
                 if biased:
                     value += bias[uint64(channel)]
-                output[uint64((plane * OH + oh + i) * OW + ow)] = value
+                output[uint64((plane * OH + oh + i) * OW + ow)] = activate(value, slope)
 
     return slide
 
@@ -197,13 +199,13 @@ def grad_weight_kernel(dtype: np.dtype, kernel_size: Pair, stride: Pair, dilatio
 
 
 def conv2d(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, stride: Pair, padding: Padding, dilation: Pair,
-           output: DeviceArray) -> DeviceArray:
-    """output, filled; (N,C,H,W) x (O,1,KH,KW) [+ (O,)] -> (N,O,OH,OW)."""
+           output: DeviceArray, activation: str = "none", slope: float = 0.0) -> DeviceArray:
+    """output, filled: activation(conv2d); (N,C,H,W) x (O,1,KH,KW) [+ (O,)] -> (N,O,OH,OW)."""
     (N, C, H, W), (_, O, OH, OW) = input.shape, output.shape
     sizes = Sizes(N * O, O, OH, OW, C, H, W, padding[0][0], padding[1][0], O // C, 1)
-    made = sliding_kernel(input.dtype, weight.shape[2:], stride, dilation, bias is not None, False)
-    launch(made, blocks(N * O * blocks(OH, RUN) * OW, THREADS), THREADS, flat(input), flat(weight), flat(weight) if bias is None else bias, flat(output),
-           tuple(sizes))  # fmt: skip
+    made = sliding_kernel(input.dtype, weight.shape[2:], stride, dilation, bias is not None, False, activation)
+    launch(made, blocks(N * O * blocks(OH, RUN) * OW, THREADS), THREADS, flat(input), flat(weight), flat(weight) if bias is None else bias,
+           output.dtype.type(slope), flat(output), tuple(sizes))  # fmt: skip
     return output
 
 
@@ -217,7 +219,8 @@ def conv2d_grad_input(grad_output: DeviceArray, weight: DeviceArray, input_shape
         top, left = dilation[0] * (KH - 1) - padding[0][0], dilation[1] * (KW - 1) - padding[1][0]
         sizes = Sizes(N * C, C, H, W, O, OH, OW, top, left, O // C, O // C)
         made = sliding_kernel(output.dtype, (KH, KW), stride, dilation, False, True)
-        launch(made, blocks(N * C * blocks(H, RUN) * W, THREADS), THREADS, *arrays, flat(weight), flat(output), tuple(sizes))
+        launch(made, blocks(N * C * blocks(H, RUN) * W, THREADS), THREADS, *arrays, flat(weight), output.dtype.type(0), flat(output),
+               tuple(sizes))  # fmt: skip
     else:
         sizes = Sizes(N * C, C, H, W, O, OH, OW, padding[0][0], padding[1][0], O // C, O // C)
         launch(strided_grad_input_kernel(output.dtype, (KH, KW), stride, dilation), blocks(output.size, THREADS), THREADS, *arrays, flat(output), tuple(sizes))

@@ -22,7 +22,9 @@ from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, parts
 
 @cache
 def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased: bool, activation: str) -> Any:
-    """A block per tile of BM x BN; grid: (tiles of rows, tiles of columns, pieces of the sum)."""
+    """A block per tile of BM x BN; grid: (tiles of rows x tiles of columns, 1, pieces of the sum). A grid's second axis has 65,535 blocks at most, and a
+    layer behind large pictures more columns than those; neighbouring blocks share columns of B.
+    """
     assert tile.threads % tile.BM == 0  # each thread loads one row of an A that lies by rows
     number = NUMBA_TYPE[dtype]
     BM, BN, TM, threads = tile.BM, tile.BN, tile.TM, tile.threads
@@ -48,8 +50,9 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
         b_next = cuda.local.array(b_loads, number)
 
         thread = uint32(cuda.threadIdx.x)
-        first_row = int32(cuda.blockIdx.x * BM)
-        first_column = int32(cuda.blockIdx.y * BN)
+        row_tiles = uint32(rows + BM - 1) // uint32(BM)
+        first_row = int32(uint32(cuda.blockIdx.x) % row_tiles * BM)
+        first_column = int32(uint32(cuda.blockIdx.x) // row_tiles * BN)
         steps = uint32(length + BK - 1) // uint32(BK)
         first_step = int32(steps * uint32(cuda.blockIdx.z) // uint32(pieces))
         last_step = int32(steps * uint32(cuda.blockIdx.z + 1) // uint32(pieces))
@@ -128,7 +131,7 @@ def gemm(a: DeviceArray, b: DeviceArray, a_by_k: bool, b_by_k: bool, rows: int, 
     made = gemm_kernel(tile, a.dtype, a_by_k, b_by_k, whole and bias is not None, activation if whole else "none")
     target = output if whole else empty((pieces, output.size), a.dtype)
     arrays = flat(a), flat(b), bias if whole and bias is not None else flat(b)
-    launch(made, (blocks(rows, tile.BM), blocks(columns, tile.BN), pieces), tile.threads, *arrays, a.dtype.type(slope), flat(target),
+    launch(made, (blocks(rows, tile.BM) * blocks(columns, tile.BN), 1, pieces), tile.threads, *arrays, a.dtype.type(slope), flat(target),
            (rows, columns, length, pieces))  # fmt: skip
     if not whole:
         add_pieces(target, bias, 1, activation, slope, output)

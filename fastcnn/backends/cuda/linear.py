@@ -11,8 +11,13 @@ from .reduction import channel_sums
 from .tiles import PRODUCTION, TENSOR
 
 
-def linear(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, activation: str = "none", slope: float = 0.0) -> DeviceArray:
+def linear(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None) -> DeviceArray:
     """(M,I) x (O,I) [+ (O,)] -> (M,O)."""
+    return linear_activated(input, weight, bias, "none", 0.0)
+
+
+def linear_activated(input: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, activation: str, slope: float) -> DeviceArray:
+    """activation(linear), as conv2d_activated."""
     return gemm(input, weight, True, True, len(input), len(weight), input.shape[1], bias, activation, slope)
 
 

@@ -7,6 +7,7 @@ An adaptive window oh holds rows floor(oh*H/OH) to ceil((oh + 1)*H/OH), so row h
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ._device import DeviceArray, blocks, empty, launch
@@ -32,7 +33,7 @@ def max_pool2d_kernel(input, output, winners, told, kernel_size, stride, padding
     if i >= output.size:
         return
     ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
-    best, index = input[n, c, 0, 0], -1
+    best, index = input.dtype.type(-math.inf), -1  # which a window stays that dilation leaves without a pixel
     for kh in range(kernel_size[0]):
         h = oh * stride[0] - padding[0] + kh * dilation[0]
         if 0 <= h < H:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._device import DeviceArray, blocks, empty, flat, launch, zeros
+from ._device import DeviceArray, blocks, empty, flat, launch
 from ._memory import SIMULATED, cuda
 
 THREADS = 4 if SIMULATED else 256  # of a block, a power of two: the halves are added until one is left
@@ -62,7 +62,8 @@ def channel_sums(array: DeviceArray, channels: int, inner: int, scale: float = 1
     """(channels,): sums of an array (outer, channels, inner) over the other two."""
     result = empty((channels,), array.dtype)
     if not array.size:
-        return zeros((channels,), array.dtype)
+        result.fill(0 * scale)  # the mean of nothing is NaN: its scale is 1/0 or NaN already
+        return result
     partial = empty((pieces(array.size // channels, channels), channels), array.dtype)
     launch(sum_pieces, (channels, len(partial)), THREADS, flat(array), partial, channels, inner)
     launch(add_pieces, blocks(channels, THREADS), THREADS, partial, result, array.dtype.type(scale))

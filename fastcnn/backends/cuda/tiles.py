@@ -83,6 +83,7 @@ TENSOR = (Tile(128, 128, 8, 8, 2, True), Tile(64, 128, 8, 8, 3, True), Tile(64, 
 SMALL = (Tile(16, 16, 4, 4),)  # of 16 threads: for the simulator, which runs each as a thread of Python's
 TILES = dict.fromkeys(PRODUCTION, SMALL) if SIMULATED else PRODUCTION
 MULTIPROCESSORS = 1 if SIMULATED else 132  # of an H100 or H200: how many blocks a launch should have, never what it computes per block
+MOST_BLOCKS = 65535  # along the second and third axis of a grid
 MIN_STEPS = 16  # steps of a piece of a divided sum, at least: fewer do not pay for adding the pieces
 
 
@@ -109,7 +110,7 @@ def best_cut(tiles: tuple[Tile, ...], rows: int, columns: int, length: int, prod
     for tile in tiles:
         grid = blocks(rows, tile.BM) * blocks(columns, tile.BN) * products
         wanted = MULTIPROCESSORS * tile.blocks_per_sm
-        pieces = max(1, min(wanted // max(grid, 1), blocks(length, BK * MIN_STEPS), 65535 // products))
+        pieces = max(1, min(wanted // max(grid, 1), blocks(length, BK * MIN_STEPS), MOST_BLOCKS // products))
         waves = blocks(grid * pieces, MULTIPROCESSORS)
         # Per multiply-add TM*TN/(TM + TN) of them share a load: 4 for 8x8, 2.67 for 8x4, 2 for 4x4.
         reuse = tile.TM * tile.TN / (tile.TM + tile.TN)
@@ -212,6 +213,14 @@ def check_counts(op: str, **counts: int) -> None:
     for name, count in counts.items():
         if count >= 2**31:
             raise ShapeError(f"{op}: {name.replace('_', ' ')} are {count}, but backend 'cuda' counts them up to {2**31 - 1}")
+
+
+def grid(op: str, columns: int, rows: int, products: int) -> tuple[int, int, int]:
+    """A launch of columns x rows tiles for each of so many products; ShapeError if it is more than a GPU launches."""
+    if products > MOST_BLOCKS or rows > MOST_BLOCKS:
+        what = f"products (groups, strides and pieces) are {products}" if products > MOST_BLOCKS else f"tiles of rows are {rows}"
+        raise ShapeError(f"{op}: {what}, but backend 'cuda' launches at most {MOST_BLOCKS}")
+    return columns, rows, products
 
 
 @lru_cache(maxsize=4096)
