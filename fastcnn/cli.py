@@ -128,6 +128,8 @@ def _trained(recipe: Any, arguments: argparse.Namespace, common: dict[str, Any])
     from fastcnn.train import RunFolder
 
     given = {name: getattr(arguments, name) for name in (*_RUN_OPTIONS, *_RECIPE_OPTIONS) if getattr(arguments, name) is not None}
+    if arguments.capture:
+        given["capture"] = True
     if arguments.resume is None:
         use_backend(arguments)
         logger.info("%s: %s", recipe.name, recipe.description)
@@ -243,6 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=number(int, 0), help="of weights, order and dropout; the same seed gives the same bits (default: 0)")
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE-DATE-TIME)")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    train.add_argument("--capture", action="store_true", help="record a training step and repeat it with one launch (cuda backend; networks without dropout)")
     train.add_argument("--quiet", action="store_true", help="no progress")
     train.add_argument(
         "--json-log", nargs="?", const="-", metavar="FILE", help="a JSON object per epoch, into FILE or, without one, to stdout; there the result is the last"

@@ -41,7 +41,7 @@ def tiny(monkeypatch):
 
 def test_a_run_on_the_device(tiny, tmp_path):
     with fastcnn.use_backend("cuda"):
-        result = recipes.train(tiny, out=tmp_path / "run", progress=False, compare=True)
+        result = recipes.train(tiny, out=tmp_path / "run", progress=False, compare=True, capture=True)
         assert result.step_times.backend == "cuda" and result.step_times.other == "reference"
         again = recipes.evaluate(tmp_path / "run")
         run = recipes.load(tmp_path / "run")

@@ -192,14 +192,20 @@ def test_capture_keeps_steps_with_and_without_tf32_apart(monkeypatch):
 
 def test_capture_refuses_what_it_cannot_repeat():
     model, (data,) = network(dropout=0.5), batches(1)
+    draws = r"capture=True repeats the same launches, but 5 \(Dropout\) draws anew"
+    elsewhere = "capture=True is for backend 'cuda', the current one is 'reference'"
     with fastcnn.use_backend("cuda"):
-        trainer = fastcnn.Trainer(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()), capture=True)
-        with pytest.raises(ValueError, match=r"capture=True repeats the same launches, but 5 \(Dropout\) draws anew"):
+        with pytest.raises(ValueError, match=draws):
+            fastcnn.Trainer(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()), capture=True)
+        trainer = fastcnn.Trainer(model.eval(), nn.CrossEntropyLoss(), optim.Adam(model.parameters()), capture=True)
+        with pytest.raises(ValueError, match=draws):
             trainer.step(*data)
-    model = network()
-    with fastcnn.use_backend("reference"):
+        model = network()
         trainer = fastcnn.Trainer(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()), capture=True)
-        with pytest.raises(ValueError, match="capture=True is for backend 'cuda', the current one is 'reference'"):
+    with fastcnn.use_backend("reference"):
+        with pytest.raises(ValueError, match=elsewhere):
+            fastcnn.Trainer(network(), nn.CrossEntropyLoss(), optim.Adam(model.parameters()), capture=True)
+        with pytest.raises(ValueError, match=elsewhere):
             trainer.step(*data)
 
 

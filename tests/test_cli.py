@@ -345,6 +345,8 @@ def test_summary_takes_a_recipe_s_options(capsys):
         (["train", "lenet", "--backend", "gpu"], "invalid choice: 'gpu'"),
         (["train", "lenet", "--out", "{run}"], "{run} holds a run already"),
         (["train", "lenet", "--out", "{run}/config.json/x"], "Not a directory"),
+        (["train", "lenet", "--capture", "--backend", "reference"], "capture=True is for backend 'cuda', the current one is 'reference'"),
+        (["train", "lenet", "--resume", "{run}", "--capture"], "--capture: a resumed run keeps the options"),
         (["train", "lenet", "--resume", "{run}", "--epochs", "9", "--lr", "1"], "--epochs, --lr: a resumed run keeps the options"),
         (["train", "lenet", "--resume", "{tmp}"], "{tmp}: is no run folder"),
         (["evaluate", "{tmp}/none"], "{tmp}/none: is no run folder"),

@@ -111,6 +111,7 @@ def train(
     progress: bool = True,
     compare: bool = False,
     callbacks: Sequence[Callback] = (),
+    capture: bool = False,
     **options: Any,
 ) -> Result:
     """Train a recipe and leave weights, checkpoint, configuration, history, measurements and pictures in a run folder.
@@ -121,6 +122,7 @@ def train(
     out       the run folder, runs/<recipe>-<date-time> by default; it must not hold a run already (see resume)
     compare   also measure how much faster a step is than on the reference backend
     callbacks as fit's, called after every epoch
+    capture   as Trainer's, on backend "cuda": steps are recorded and repeated, to the same bits
     options   the recipe's own (recipe.options)
 
     The current backend and thread setting are used. Raises ValueError for options that make no sense.
@@ -139,6 +141,9 @@ def train(
         raise ValueError(f"{path} holds a run already: resume it, or choose another folder")
     parts = recipe.datasets(data, data_dir, download, subset)
     transform = recipe.transform(parts.train)
+    random.manual_seed(seed)
+    model = recipe.model(num_classes=parts.train.num_classes)
+    trainer = _trainer(recipe, model, data, setup, parts, capture)
     folder = RunFolder(path)
     folder.write_json(
         "config.json",
@@ -151,16 +156,14 @@ def train(
             "input_shape": recipe.input_shape,
             "transform": _state(transform),
             "backend": backend.current().name,
+            "capture": capture,
             "threads": backend.get_num_threads(),
             "versions": versions(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         },
     )
-    random.manual_seed(seed)
-    model = recipe.model(num_classes=parts.train.num_classes)
-    trainer = _trainer(recipe, model, data, setup, parts)
     folder.write_text("summary.txt", f"{recipe.name}: {recipe.description}\n\n{summary(model, recipe.input_shape)}\n")
-    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder, began), progress, compare, callbacks)
+    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder, capture, began), progress, compare, callbacks)
 
 
 def resume(
@@ -181,11 +184,15 @@ def resume(
     folder = RunFolder(path)
     random.manual_seed(seed)
     model = recipe.model(num_classes=parts.train.num_classes)
-    trainer = _trainer(recipe, model, data, setup, parts)
+    capture = config.get("capture", False)
+    if capture and backend.current().name != "cuda":  # it changes no number
+        logger.info("steps are not recorded, as they were before: backend %r cannot", backend.current().name)
+        capture = False
+    trainer = _trainer(recipe, model, data, setup, parts, capture)
     folder.remove_unfinished()
     if folder.checkpoint.exists():  # a run that was stopped before its first epoch ended starts again
         trainer.resume(folder.checkpoint)
-    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder), progress, compare, callbacks)
+    return _run(_Run(recipe, data, setup, seed, parts, transform, model, trainer, folder, capture), progress, compare, callbacks)
 
 
 def load(path: str | os.PathLike[str]) -> LoadedRun:
@@ -224,6 +231,7 @@ class _Run(NamedTuple):
     model: Any
     trainer: Trainer
     folder: RunFolder
+    capture: bool
     began: float | None = None  # by time.perf_counter; None if it was resumed
 
 
@@ -276,7 +284,8 @@ def _compare(run: _Run) -> StepTimes | None:
     x, y = next(iter(Batches(run.parts.train, count, transform=run.transform)))
 
     def copy() -> Trainer:
-        trainer = _trainer(recipe, recipe.model(num_classes=classes), run.data, run.setup, run.parts)
+        capture = run.capture and backend.current().name == "cuda"
+        trainer = _trainer(recipe, recipe.model(num_classes=classes), run.data, run.setup, run.parts, capture)
         trainer.model.load_state_dict(weights)
         return trainer
 
@@ -326,9 +335,11 @@ def _configuration(path: str | os.PathLike[str]) -> tuple[Recipe, dict[str, Any]
     return recipe, options, config
 
 
-def _trainer(recipe: Recipe, model: Any, data: str, setup: Setup, parts: RecipeData) -> Trainer:
+def _trainer(recipe: Recipe, model: Any, data: str, setup: Setup, parts: RecipeData, capture: bool) -> Trainer:
     steps = -(-len(parts.train) // setup.batch_size)
-    return recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr, steps=steps)
+    trainer = recipe.trainer(model, data=data, epochs=setup.epochs, lr=setup.lr, steps=steps)
+    trainer.set_capture(capture)
+    return trainer
 
 
 def _setup(recipe: Recipe, options: Mapping[str, Any]) -> Setup:

@@ -29,7 +29,7 @@ class Capture:
         """(logits, loss) of a batch, the parameters' gradients made; the optimizer must have forgotten those of the step before."""
         if self._state != changes.latest():  # other layers, options or arrays: recorded addresses and launches may be wrong
             self._steps.clear()
-            self._check()
+            self.check()
             self._state = changes.latest()
         key = x.shape, y.shape, x.dtype, y.dtype, backend.current().tf32_allowed()
         step = self._steps.get(key)
@@ -37,7 +37,8 @@ class Capture:
             step = self._steps[key] = _Step(self.model, self.loss)
         return step.run(x, y)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """ValueError if the model's steps cannot be recorded, or not on the current backend."""
         if not hasattr(backend.current(), "Graph"):
             raise ValueError(f"Trainer: capture=True is for backend 'cuda', the current one is {backend.current().name!r}")
         for path, module in self.model.named_modules():

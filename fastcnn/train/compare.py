@@ -35,9 +35,12 @@ class StepTimes(NamedTuple):
         """Ratio of the minima: how many times faster the active backend is. The medians tell how far other processes disturbed either of them."""
         return self.other_ms_min / self.ms_min
 
+    def _place(self) -> str:
+        return f"cpu ({self.threads} thread{'s' * (self.threads != 1)})" if self.backend == "cpu" else self.backend
+
     def __str__(self) -> str:
         return (
-            f"one training step of {self.batch} image{'s' * (self.batch != 1)}: {self.ms_min:.2f} ms on {self.backend} ({_threads(self.threads)}), "
+            f"one training step of {self.batch} image{'s' * (self.batch != 1)}: {self.ms_min:.2f} ms on {self._place()}, "
             f"{self.other_ms_min:.2f} ms on {self.other} (NumPy, its own threads): {self.speedup:.1f} times faster "
             f"(minima of {self.steps} interleaved steps; medians {self.ms_median:.2f} and {self.other_ms_median:.2f} ms)"
         )
@@ -86,7 +89,3 @@ def _milliseconds(trainer: Trainer, x: np.ndarray, y: np.ndarray) -> float:
     start = time.perf_counter()
     float(trainer.step(x, y))  # on a device the step has run when its loss is there
     return 1e3 * (time.perf_counter() - start)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread" + "s" * (count != 1)

@@ -78,8 +78,11 @@ class Trainer:
             first.requires_input_grad = False
 
     def set_capture(self, on: bool) -> None:
-        """Turn the option `capture` on or off; what was recorded is forgotten."""
-        self._capture = Capture(self.model, self.loss) if flag(on, "Trainer", "capture") else None
+        """Turn the option `capture` on or off; what was recorded is forgotten. ValueError for a model or a backend whose steps cannot be recorded."""
+        capture = Capture(self.model, self.loss) if flag(on, "Trainer", "capture") else None
+        if capture is not None:
+            capture.check()
+        self._capture = capture
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         """One training step on a batch: forward, loss, backward, update. Returns the loss, as the loss module gives it.
