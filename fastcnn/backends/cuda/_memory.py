@@ -27,6 +27,11 @@ except ImportError as error:
 SIMULATED = not hasattr(cuda, "from_cuda_array_interface")  # only the driver can wrap memory that it did not allocate
 _OUT_OF_MEMORY = 2
 
+if SIMULATED:
+    from . import _simulator
+
+    _simulator.install()
+
 
 def missing() -> str | None:
     """What is not there to run kernels with, None if everything is."""
