@@ -45,6 +45,34 @@ class Rows(NamedTuple):
 
 
 @cuda.jit(device=True)
+def row_and_position(i, rows, length):
+    """Where element i of an (outer, rows, length) array lies."""
+    return i // length % rows, i % length
+
+
+@cuda.jit(device=True)
+def weight_index(row, position, period, width, stretch):
+    return row % period * width + position // stretch
+
+
+@cuda.jit(device=True)
+def reciprocal_std(var, eps):
+    return type(eps)(1) / math.sqrt(var + eps)
+
+
+@cuda.jit(device=True)
+def write_sums(plain, product, shared, thread, partial, piece, sum_):
+    """partial[piece, sum_] = the two sums over the threads of the block."""
+    shared[thread] = plain
+    plain = block_sum(shared, thread)
+    cuda.syncthreads()  # all have read the first sum
+    shared[thread] = product
+    product = block_sum(shared, thread)
+    if thread == 0:
+        partial[piece, sum_, 0], partial[piece, sum_, 1] = plain, product
+
+
+@cuda.jit(device=True)
 def merge(count, mean, m2, at, other):
     """Statistics `at` become those of both sets of elements (Chan et al.)."""
     n, m = count[at], count[other]
@@ -103,9 +131,9 @@ def normalize(input, mean, var, weight, bias, output, eps, rows, length, period,
     """output = z*weight + bias; weight and bias are empty where they are absent."""
     i = cuda.grid(1)
     if i < output.size:
-        row, position = i // length % rows, i % length
-        z = (input[i] - mean[row]) * (type(eps)(1) / math.sqrt(var[row] + eps))
-        j = row % period * width + position // stretch
+        row, position = row_and_position(i, rows, length)
+        z = (input[i] - mean[row]) * reciprocal_std(var[row], eps)
+        j = weight_index(row, position, period, width, stretch)
         if weight.size:
             z *= weight[j]
         if bias.size:
@@ -118,23 +146,17 @@ def sums_of_rows(grad_output, input, mean, var, weight, partial, eps, outer, row
     """partial[piece, row] = (sum of g, sum of g*z), g = grad_output*weight: what grad_input needs."""
     shared = cuda.shared.array(THREADS, partial.dtype)
     thread, row, piece = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-    inverse_std, center = type(eps)(1) / math.sqrt(var[row] + eps), mean[row]
+    inverse_std, center = reciprocal_std(var[row], eps), mean[row]
     plain, product = partial.dtype.type(0), partial.dtype.type(0)
     for k in range(piece * THREADS + thread, outer * length, THREADS * partial.shape[0]):
         position = k % length
         i = (k // length * rows + row) * length + position
         g = grad_output[i]
         if weight.size:
-            g *= weight[row % period * width + position // stretch]
+            g *= weight[weight_index(row, position, period, width, stretch)]
         plain += g
         product += g * ((input[i] - center) * inverse_std)
-    shared[thread] = plain
-    plain = block_sum(shared, thread)
-    cuda.syncthreads()
-    shared[thread] = product
-    product = block_sum(shared, thread)
-    if thread == 0:
-        partial[piece, row, 0], partial[piece, row, 1] = plain, product
+    write_sums(plain, product, shared, thread, partial, piece, row)
 
 
 @cuda.jit
@@ -149,14 +171,8 @@ def sums_of_weights(grad_output, input, mean, var, partial, eps, outer, rows, le
         i = (k // stretch // repeats * rows + row) * length + j % width * stretch + k % stretch
         g = grad_output[i]
         plain += g
-        product += g * ((input[i] - mean[row]) * (type(eps)(1) / math.sqrt(var[row] + eps)))
-    shared[thread] = plain
-    plain = block_sum(shared, thread)
-    cuda.syncthreads()
-    shared[thread] = product
-    product = block_sum(shared, thread)
-    if thread == 0:
-        partial[piece, j, 0], partial[piece, j, 1] = plain, product
+        product += g * ((input[i] - mean[row]) * reciprocal_std(var[row], eps))
+    write_sums(plain, product, shared, thread, partial, piece, j)
 
 
 @cuda.jit
@@ -179,11 +195,11 @@ def normalize_backward(grad_output, input, mean, var, weight, plain, product, gr
     """
     i = cuda.grid(1)
     if i < grad_input.size:
-        row, position = i // length % rows, i % length
-        inverse_std = type(eps)(1) / math.sqrt(var[row] + eps)
+        row, position = row_and_position(i, rows, length)
+        inverse_std = reciprocal_std(var[row], eps)
         z, g, scale = (input[i] - mean[row]) * inverse_std, grad_output[i], type(eps)(1)
         if weight.size:
-            scale = weight[row % period * width + position // stretch]
+            scale = weight[weight_index(row, position, period, width, stretch)]
         if period == rows and width == 1:
             grad_input[i] = (g - share * (plain[row] + z * product[row])) * (inverse_std * scale)
         else:

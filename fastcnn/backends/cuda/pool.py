@@ -20,6 +20,25 @@ ADAPTIVE = ((0, 0),) * 4  # in the place of a window's options: the windows cove
 Pair = tuple[int, int]
 
 
+@cuda.jit(device=True)
+def indices(i, shape):
+    """(n, c, h, w) of element i of an array of this shape, in the order of memory: the last axis first."""
+    _, C, H, W = shape
+    return i // (C * H * W), i // (H * W) % C, i // W % H, i % W
+
+
+@cuda.jit(device=True)
+def plane(array):
+    """(height, width) of its images."""
+    return array.shape[2], array.shape[3]
+
+
+@cuda.jit(device=True)
+def adaptive(o, size, count):
+    """(start, end) of window o of `count` that cover `size` pixels evenly. With the sizes exchanged: the windows that pixel o lies in."""
+    return o * size // count, ((o + 1) * size + count - 1) // count
+
+
 NOTHING, INDICES, PLACES = 0, 1, 2  # what is told of the maxima: nothing, h*W + w, or kh*KW + kw
 MOST_PLACES = 127  # that fit a place's byte
 
@@ -27,12 +46,11 @@ MOST_PLACES = 127  # that fit a place's byte
 @cuda.jit
 def max_pool2d_kernel(input, output, winners, told, kernel_size, stride, padding, dilation):
     """The first maximum of each window and where it is; the last NaN, if there is one."""
-    N, C, OH, OW = output.shape
-    H, W = input.shape[2], input.shape[3]
     i = cuda.grid(1)
     if i >= output.size:
         return
-    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
+    n, c, oh, ow = indices(i, output.shape)
+    H, W = plane(input)
     best, index = input.dtype.type(-math.inf), -1  # which a window stays that dilation leaves without a pixel
     for kh in range(kernel_size[0]):
         h = oh * stride[0] - padding[0] + kh * dilation[0]
@@ -50,15 +68,16 @@ def max_pool2d_kernel(input, output, winners, told, kernel_size, stride, padding
 
 @cuda.jit
 def adaptive_max_pool2d_kernel(input, output, winners, told):
-    N, C, OH, OW = output.shape
-    H, W = input.shape[2], input.shape[3]
     i = cuda.grid(1)
     if i >= output.size:
         return
-    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
+    n, c, oh, ow = indices(i, output.shape)
+    H, W = plane(input)
     best, index = input[n, c, 0, 0], -1
-    for h in range(oh * H // OH, ((oh + 1) * H + OH - 1) // OH):
-        for w in range(ow * W // OW, ((ow + 1) * W + OW - 1) // OW):
+    OH, OW = plane(output)
+    (top, bottom), (left, right) = adaptive(oh, H, OH), adaptive(ow, W, OW)
+    for h in range(top, bottom):
+        for w in range(left, right):
             value = input[n, c, h, w]
             if index < 0 or value > best or value != value:
                 best, index = value, h * W + w
@@ -70,12 +89,11 @@ def adaptive_max_pool2d_kernel(input, output, winners, told):
 @cuda.jit
 def max_pool2d_backward_kernel(grad_output, winners, grad_input, told, kernel_size, stride, padding, dilation):
     """grad_input[pixel] = sum of the gradients of the windows whose maximum it was: those of whose winners the pixel is the index, or its tap the place."""
-    N, C, H, W = grad_input.shape
-    OH, OW = grad_output.shape[2], grad_output.shape[3]
     i = cuda.grid(1)
     if i >= grad_input.size:
         return
-    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    n, c, h, w = indices(i, grad_input.shape)
+    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
     total = grad_input.dtype.type(0)
     for kh in range(kernel_size[0] - 1, -1, -1):
         top = h + padding[0] - kh * dilation[0]
@@ -91,34 +109,33 @@ def max_pool2d_backward_kernel(grad_output, winners, grad_input, told, kernel_si
 
 
 @cuda.jit
-def adaptive_max_pool2d_backward_kernel(grad_output, indices, grad_input):
-    N, C, H, W = grad_input.shape
-    OH, OW = grad_output.shape[2], grad_output.shape[3]
+def adaptive_max_pool2d_backward_kernel(grad_output, winners, grad_input):
     i = cuda.grid(1)
     if i >= grad_input.size:
         return
-    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    n, c, h, w = indices(i, grad_input.shape)
+    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
     total = grad_input.dtype.type(0)
-    for oh in range(h * OH // H, ((h + 1) * OH + H - 1) // H):
-        for ow in range(w * OW // W, ((w + 1) * OW + W - 1) // W):
-            if indices[n, c, oh, ow] == h * W + w:
+    (first_row, end_row), (first, end) = adaptive(h, OH, H), adaptive(w, OW, W)
+    for oh in range(first_row, end_row):
+        for ow in range(first, end):
+            if winners[n, c, oh, ow] == h * W + w:
                 total += grad_output[n, c, oh, ow]
     grad_input[n, c, h, w] = total
 
 
 @cuda.jit
-def unpool_kernel(grad_output, indices, grad_input):
+def unpool_kernel(grad_output, winners, grad_input):
     """The same where the windows are not known: a pixel looks at every index of its plane."""
-    N, C, H, W = grad_input.shape
-    OH, OW = grad_output.shape[2], grad_output.shape[3]
     i = cuda.grid(1)
     if i >= grad_input.size:
         return
-    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    n, c, h, w = indices(i, grad_input.shape)
+    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
     total = grad_input.dtype.type(0)
     for oh in range(OH):
         for ow in range(OW):
-            if indices[n, c, oh, ow] == h * W + w:
+            if winners[n, c, oh, ow] == h * W + w:
                 total += grad_output[n, c, oh, ow]
     grad_input[n, c, h, w] = total
 
@@ -129,12 +146,11 @@ FIRST, ALL, SPLIT = 0, 1, 2
 @cuda.jit
 def max_pool2d_backward_ties_kernel(grad_output, input, grad_input, kernel_size, stride, padding, dilation, ties, accumulate):
     """Each window that covers the pixel is looked through again: is the pixel a maximum, the first one, how many are there."""
-    N, C, H, W = grad_input.shape
-    OH, OW = grad_output.shape[2], grad_output.shape[3]
     i = cuda.grid(1)
     if i >= grad_input.size:
         return
-    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    n, c, h, w = indices(i, grad_input.shape)
+    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
     own, total = input[n, c, h, w], grad_input.dtype.type(0)
     for kh in range(kernel_size[0] - 1, -1, -1):
         top = h + padding[0] - kh * dilation[0]
@@ -175,12 +191,11 @@ def pixels(o, size, kernel, stride, padding, include):
 @cuda.jit
 def avg_pool2d_kernel(input, output, kernel_size, stride, padding, include, divisor_override):
     """Window sums / divisors; divisor_override 0 stands for none."""
-    N, C, OH, OW = output.shape
-    H, W = input.shape[2], input.shape[3]
     i = cuda.grid(1)
     if i >= output.size:
         return
-    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
+    n, c, oh, ow = indices(i, output.shape)
+    H, W = plane(input)
     total = output.dtype.type(0)
     for h in range(max(oh * stride[0] - padding[0], 0), min(oh * stride[0] - padding[0] + kernel_size[0], H)):
         for w in range(max(ow * stride[1] - padding[1], 0), min(ow * stride[1] - padding[1] + kernel_size[1], W)):
@@ -193,12 +208,11 @@ def avg_pool2d_kernel(input, output, kernel_size, stride, padding, include, divi
 
 @cuda.jit
 def avg_pool2d_backward_kernel(grad_output, grad_input, kernel_size, stride, padding, include, divisor_override):
-    N, C, H, W = grad_input.shape
-    OH, OW = grad_output.shape[2], grad_output.shape[3]
     i = cuda.grid(1)
     if i >= grad_input.size:
         return
-    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    n, c, h, w = indices(i, grad_input.shape)
+    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
     total = grad_input.dtype.type(0)
     # The first window that reaches row h is the first with oh*SH - PH + KH > h, the last one that with oh*SH - PH <= h.
     for oh in range(max(h + padding[0] - kernel_size[0] + stride[0], 0) // stride[0], min((h + padding[0]) // stride[0] + 1, OH)):
@@ -212,13 +226,13 @@ def avg_pool2d_backward_kernel(grad_output, grad_input, kernel_size, stride, pad
 
 @cuda.jit
 def adaptive_avg_pool2d_kernel(input, output):
-    N, C, OH, OW = output.shape
-    H, W = input.shape[2], input.shape[3]
     i = cuda.grid(1)
     if i >= output.size:
         return
-    ow, oh, c, n = i % OW, i // OW % OH, i // (OW * OH) % C, i // (OW * OH * C)
-    top, bottom, left, right = oh * H // OH, ((oh + 1) * H + OH - 1) // OH, ow * W // OW, ((ow + 1) * W + OW - 1) // OW
+    n, c, oh, ow = indices(i, output.shape)
+    H, W = plane(input)
+    OH, OW = plane(output)
+    (top, bottom), (left, right) = adaptive(oh, H, OH), adaptive(ow, W, OW)
     total = output.dtype.type(0)
     for h in range(top, bottom):
         for w in range(left, right):
@@ -228,18 +242,19 @@ def adaptive_avg_pool2d_kernel(input, output):
 
 @cuda.jit
 def adaptive_avg_pool2d_backward_kernel(grad_output, grad_input):
-    N, C, H, W = grad_input.shape
-    OH, OW = grad_output.shape[2], grad_output.shape[3]
     i = cuda.grid(1)
     if i >= grad_input.size:
         return
-    w, h, c, n = i % W, i // W % H, i // (W * H) % C, i // (W * H * C)
+    n, c, h, w = indices(i, grad_input.shape)
+    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
     total = grad_input.dtype.type(0)
-    for oh in range(h * OH // H, ((h + 1) * OH + H - 1) // H):
-        rows = ((oh + 1) * H + OH - 1) // OH - oh * H // OH
-        for ow in range(w * OW // W, ((w + 1) * OW + W - 1) // W):
-            columns = ((ow + 1) * W + OW - 1) // OW - ow * W // OW
-            total += grad_output[n, c, oh, ow] / type(total)(rows * columns)
+    first_row, end_row = adaptive(h, OH, H)
+    for oh in range(first_row, end_row):
+        top, bottom = adaptive(oh, H, OH)
+        first, end = adaptive(w, OW, W)
+        for ow in range(first, end):
+            left, right = adaptive(ow, W, OW)
+            total += grad_output[n, c, oh, ow] / type(total)((bottom - top) * (right - left))
     grad_input[n, c, h, w] = total
 
 

@@ -23,6 +23,13 @@ Edges = tuple[tuple[int, int], ...]
 
 
 @cuda.jit(device=True)
+def indices(i, shape):
+    """(outer, along the axis, inner) of element i of an array of this shape."""
+    _, size, inner = shape
+    return i // (size * inner), i // inner % size, i % inner
+
+
+@cuda.jit(device=True)
 def copied_from(o, size, before, mode):
     """The input position that padded position o copies."""
     p = o - before
@@ -36,21 +43,19 @@ def copied_from(o, size, before, mode):
 
 @cuda.jit
 def pad_kernel(input, output, before, mode):
-    outer, padded, inner = output.shape
     i = cuda.grid(1)
     if i < output.size:
-        k, o, n = i % inner, i // inner % padded, i // (inner * padded)
+        n, o, k = indices(i, output.shape)
         output[n, o, k] = input[n, copied_from(o, input.shape[1], before, mode), k]
 
 
 @cuda.jit
 def pad_backward_kernel(grad_output, grad_input, before, mode):
     """An element was copied to its own place, and perhaps to places before and after the input."""
-    outer, size, inner = grad_input.shape
-    padded = grad_output.shape[1]
+    size, padded = grad_input.shape[1], grad_output.shape[1]
     i = cuda.grid(1)
     if i < grad_input.size:
-        k, s, n = i % inner, i // inner % size, i // (inner * size)
+        n, s, k = indices(i, grad_input.shape)
         total = grad_input.dtype.type(0)
         for o in range(before):
             if copied_from(o, size, before, mode) == s:
@@ -81,19 +86,17 @@ def neighbours(o, size, ratio, align_corners):
 
 @cuda.jit
 def nearest_kernel(input, output, ratio):
-    outer, large, inner = output.shape
     i = cuda.grid(1)
     if i < output.size:
-        k, o, n = i % inner, i // inner % large, i // (inner * large)
+        n, o, k = indices(i, output.shape)
         output[n, o, k] = input[n, nearest(o, input.shape[1], ratio), k]
 
 
 @cuda.jit
 def linear_kernel(input, output, ratio, align_corners):
-    outer, large, inner = output.shape
     i = cuda.grid(1)
     if i < output.size:
-        k, o, n = i % inner, i // inner % large, i // (inner * large)
+        n, o, k = indices(i, output.shape)
         left, right, share = neighbours(o, input.shape[1], ratio, align_corners)
         output[n, o, k] = input[n, left, k] * (type(ratio)(1) - share) + input[n, right, k] * share
 
@@ -101,11 +104,10 @@ def linear_kernel(input, output, ratio, align_corners):
 @cuda.jit
 def nearest_backward_kernel(grad_output, grad_input, ratio, reach):
     """The outputs made from element s lie at most `reach` from s/ratio."""
-    outer, size, inner = grad_input.shape
-    large = grad_output.shape[1]
+    size, large = grad_input.shape[1], grad_output.shape[1]
     i = cuda.grid(1)
     if i < grad_input.size:
-        k, s, n = i % inner, i // inner % size, i // (inner * size)
+        n, s, k = indices(i, grad_input.shape)
         total = grad_input.dtype.type(0)
         middle = int(type(ratio)(s) / ratio) if ratio > 0 else 0
         for o in range(max(middle - reach, 0), min(middle + reach + 1, large)):
@@ -119,11 +121,10 @@ def nearest_backward_kernel(grad_output, grad_input, ratio, reach):
 
 @cuda.jit
 def linear_backward_kernel(grad_output, grad_input, ratio, align_corners, reach):
-    outer, size, inner = grad_input.shape
-    large = grad_output.shape[1]
+    size, large = grad_input.shape[1], grad_output.shape[1]
     i = cuda.grid(1)
     if i < grad_input.size:
-        k, s, n = i % inner, i // inner % size, i // (inner * size)
+        n, s, k = indices(i, grad_input.shape)
         total, one = grad_input.dtype.type(0), type(ratio)(1)
         middle = int(type(ratio)(s) / ratio) if ratio > 0 else 0
         first, last = max(middle - reach, 0), min(middle + reach + 1, large)
