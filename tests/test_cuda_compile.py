@@ -82,7 +82,8 @@ def test_main_loops_are_mostly_multiply_adds(compiled):
     for name, mix in wide.items():
         assert mix["fused"] == 512, name
         assert mix["total"] < 512 * 1.75, f"{name}: {mix}"
-        assert mix["counts"].get("LDS", 0) == 32, f"{name}: shared memory is not read 16 bytes at a time: {mix}"
+        assert 32 <= mix["counts"].get("LDS", 0) < 36, f"{name}: shared memory is not read 16 bytes at a time: {mix}"  # some, never executed, keep a distance
+        assert mix["counts"].get("LDGSTS", 0) == 8 and "STS" not in mix["counts"], f"{name}: tiles are not copied past the registers: {mix}"
         assert "LDL" not in mix["counts"] and "STL" not in mix["counts"], name
 
 
@@ -118,3 +119,24 @@ def test_tensor_cores_multiply_where_tf32_is_allowed(compiled):
     found = [mix for name, _, mix, *_ in compiled if "tensor cores" in name]
     for mix in filter(None, found):
         assert mix["counts"]["HMMA"] == mix["fused"] == 16
+
+
+OLDER = """
+import numpy as np
+from fastcnn.backends.cuda import _compile, async_copy, gemm
+from fastcnn.backends.cuda.tiles import Tile
+gemm.copies = lambda: (async_copy.copy_plainly, async_copy.nothing_to_wait_for)  # what `copies` gives where such a GPU is the current one
+kernel = gemm.gemm_kernel(Tile(64, 64, 8, 4, 4), np.dtype(np.float32), True, True, True, "relu")
+ptx = _compile.compile_ptx(kernel, "void(float32[::1], float32[::1], float32[::1], float32, float32[::1], UniTuple(int64, 4))", (7, 5))
+print("cp.async" in ptx, *_compile.assemble(ptx, (7, 5))[0][2:])
+"""
+
+
+def test_gpus_without_asynchronous_copies_copy_plainly():
+    reason = obstacle()
+    if reason:
+        pytest.skip(reason)
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    done = subprocess.run([sys.executable, "-c", OLDER], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.split() == ["False", "0", "0", "0"]

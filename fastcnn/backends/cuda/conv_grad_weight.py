@@ -19,6 +19,7 @@ from ...shapes import Padding, Pair
 from ._device import DeviceArray, blocks, empty, flat, launch, to_device, zeros
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
+from .async_copy import copies
 from .pieces import add_pieces
 from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, divider, grid, parts
 
@@ -68,7 +69,8 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
     written_rows = threads // BN  # rows of the result that the block writes at a time
     writes = (BM // TM) // written_rows
     tiled = parts(tile, dtype)
-    clear, rounded, multiply, collect, row_of = tiled.clear, tiled.rounded, tiled.multiply, tiled.collect, tiled.row
+    clear, multiply, collect, row_of = tiled.clear, tiled.multiply, tiled.collect, tiled.row
+    copy_async, arrived = copies()
     a_place, b_place, sums_shape = tiled.a_read, tiled.b_read, tiled.sums
     unsigned = uint32 if index is int32 else uint64
 
@@ -80,8 +82,6 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
         a_tile = cuda.shared.array(a_numbers, number) if SIMULATED else cuda.shared.array(a_numbers, number, 16)
         b_tile = cuda.shared.array(b_numbers, number) if SIMULATED else cuda.shared.array(b_numbers, number, 16)
         sums = cuda.local.array(sums_shape, number)
-        a_next = cuda.local.array(a_loads, number)
-        b_next = cuda.local.array(b_loads, number)
 
         thread = uint32(cuda.threadIdx.x)
         group = int32(uint32(cuda.blockIdx.z) % uint32(groups))
@@ -119,29 +119,25 @@ def grad_weight_kernel(tile: Tile, dtype: np.dtype, index: Any = int32) -> Any:
                 exists = pixel < uint32(pixels)
                 h0 = int32(oh * SH - top) if exists else int32(OUTSIDE)
                 w0 = int32(ow * SW - left)
-                a_at = index(grad_at + index(image) * grad_image + place)
                 b_at = index(input_at + index(image) * input_image + (oh * SH - top) * W + w0)
-                for load in range(a_loads):
-                    a_next[load] = number(0)
-                    if exists and load * stride < filters_left:
-                        a_next[load] = grad_output[unsigned(a_at + load * grad_step)]
+                b_to = uint64(b_store + (half ^ uint32(1)) * uint32(b_half))
                 for load in range(b_loads):
                     entry = uint64(first_entry + member) + uint64(load * stride)
                     h = int32(h0 + table[entry, ROW])
                     w = int32(w0 + table[entry, COLUMN])
-                    b_next[load] = number(0)
-                    if h >= 0 and h < height and w >= 0 and w < width:
-                        b_next[load] = input[unsigned(b_at + table[entry, OFFSET])]
+                    inside = h >= 0 and h < height and w >= 0 and w < width
+                    copy_async(b_tile, b_to + uint64(load * stride), input, unsigned(b_at + table[entry, OFFSET]), inside)
+                a_at = index(grad_at + index(image) * grad_image + place)
+                a_to = uint64(store + (half ^ uint32(1)) * uint32(a_half))
+                filters_here = filters_left if exists else int32(0)
+                for load in range(a_loads):
+                    copy_async(a_tile, a_to + uint64(load * stride), grad_output, unsigned(a_at + load * grad_step), load * stride < filters_here)
             # Meanwhile multiply those fetched before.
             if step > first_step:
                 multiply(a_tile, b_tile, uint64(a_read + half * uint32(a_half)), uint64(b_read + half * uint32(b_half)), sums)
-                half ^= uint32(1)
-            if fetching:
-                for load in range(a_loads):
-                    a_tile[uint64(store + half * uint32(a_half)) + uint64(load * stride)] = rounded(a_next[load])
-                for load in range(b_loads):
-                    b_tile[uint64(b_store + half * uint32(b_half)) + uint64(load * stride)] = rounded(b_next[load])
-                cuda.syncthreads()
+            half ^= uint32(1)
+            arrived()
+            cuda.syncthreads()
 
         # Write the sums: each thread's i-th row at a time, through shared memory, so that neighbouring threads write neighbouring numbers.
         for i in range(TM):

@@ -24,6 +24,7 @@ from numba import int32, int64, uint32, uint64
 from ._device import DeviceArray, blocks, empty, flat, launch, to_device
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
+from .async_copy import copies
 from .epilogue import ACTIVATIONS
 from .pieces import add_pieces
 from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, grid, parts
@@ -76,9 +77,10 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
     written_rows = threads // BN  # rows of the result that the block writes at a time
     thread_rows = BM // TM
     tiled = parts(tile, dtype)
-    clear, rounded, multiply, collect, row_of = tiled.clear, tiled.rounded, tiled.multiply, tiled.collect, tiled.row
+    clear, multiply, collect, row_of = tiled.clear, tiled.multiply, tiled.collect, tiled.row
     a_place, b_place, sums_shape = tiled.a_read, tiled.b_read, tiled.sums
     activate = ACTIVATIONS[activation]
+    copy_async, arrived = copies()
     unsigned = uint32 if index is int32 else uint64
 
     @kernel(threads, tile.blocks_per_sm)
@@ -90,8 +92,6 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
         b_tile = cuda.shared.array(b_numbers, number) if SIMULATED else cuda.shared.array(b_numbers, number, 16)
         written_at = cuda.shared.array(BN, int64)
         sums = cuda.local.array(sums_shape, number)
-        a_next = cuda.local.array(a_loads, number)
-        b_next = cuda.local.array(b_loads, number)
 
         # Which part of the work this block has. (Unsigned numbers of 32 bits are divided fastest.)
         thread = uint32(cuda.threadIdx.x)
@@ -146,29 +146,25 @@ def walk_kernel(tile: Tile, dtype: np.dtype, biased: bool, activation: str, inde
             # Fetch the step's tiles, or nothing when all have been fetched.
             fetching = step < last_step
             if fetching:
+                a_to = uint64(a_store + (half ^ uint32(1)) * uint32(a_half))
+                b_to = uint64(b_store + (half ^ uint32(1)) * uint32(b_half))
                 offset = terms[uint64(next_terms + a_term), WEIGHT]
                 for load in range(a_loads):
-                    a_next[load] = number(0)
-                    if offset >= 0 and load * a_stride < rows_left:
-                        a_next[load] = weight[uint32(weight_at + offset + load * weight_step)]
+                    inside = offset >= 0 and load * a_stride < rows_left
+                    copy_async(a_tile, a_to + uint64(load * a_stride), weight, uint32(weight_at + offset + load * weight_step), inside)
                 for load in range(b_loads):
                     at = uint64(next_terms + term) + uint64(load * b_stride)
                     h = int32(h0 + terms[at, ROW])
                     w = int32(w0 + terms[at, COLUMN])
-                    b_next[load] = number(0)
-                    if h >= 0 and h < height and w >= 0 and w < width:
-                        b_next[load] = source[unsigned(source_at + terms[at, OFFSET])]
+                    inside = h >= 0 and h < height and w >= 0 and w < width
+                    copy_async(b_tile, b_to + uint64(load * b_stride * b_width), source, unsigned(source_at + terms[at, OFFSET]), inside)
                 next_terms = uint32(next_terms + BK)
             # Meanwhile multiply those fetched before.
             if step > first_step:
                 multiply(a_tile, b_tile, uint64(a_read + half * uint32(a_half)), uint64(b_read + half * uint32(b_half)), sums)
-                half ^= uint32(1)
-            if fetching:
-                for load in range(a_loads):
-                    a_tile[uint64(a_store + half * uint32(a_half)) + uint64(load * a_stride)] = rounded(a_next[load])
-                for load in range(b_loads):
-                    b_tile[uint64(b_store + half * uint32(b_half)) + uint64(load * b_stride * b_width)] = rounded(b_next[load])
-                cuda.syncthreads()
+            half ^= uint32(1)
+            arrived()
+            cuda.syncthreads()
 
         # Write the sums: each thread's i-th row at a time, through shared memory, so that neighbouring threads write neighbouring pixels.
         for i in range(TM):

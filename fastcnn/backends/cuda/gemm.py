@@ -15,6 +15,7 @@ from numba import int32, int64, uint32, uint64
 from ._device import DeviceArray, blocks, empty, flat, launch
 from ._jit import kernel
 from ._memory import SIMULATED, cuda
+from .async_copy import copies
 from .epilogue import ACTIVATIONS
 from .pieces import add_pieces
 from .tiles import BK, NUMBA_TYPE, Cut, Tile, check_counts, cut, parts
@@ -35,9 +36,10 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
     written_rows = threads // BN  # rows of C that the block writes at a time
     thread_rows = BM // TM
     tiled = parts(tile, dtype)
-    clear, rounded, multiply, collect, row_of = tiled.clear, tiled.rounded, tiled.multiply, tiled.collect, tiled.row
+    clear, multiply, collect, row_of = tiled.clear, tiled.multiply, tiled.collect, tiled.row
     a_place, b_place, sums_shape = tiled.a_read, tiled.b_read, tiled.sums
     activate = ACTIVATIONS[activation]
+    copy_async, arrived = copies()
 
     @kernel(threads, tile.blocks_per_sm)
     def gemm(a, b, bias, slope, output, sizes):
@@ -46,8 +48,6 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
         a_tile = cuda.shared.array(a_numbers, number) if SIMULATED else cuda.shared.array(a_numbers, number, 16)
         b_tile = cuda.shared.array(b_numbers, number) if SIMULATED else cuda.shared.array(b_numbers, number, 16)
         sums = cuda.local.array(sums_shape, number)
-        a_next = cuda.local.array(a_loads, number)
-        b_next = cuda.local.array(b_loads, number)
 
         thread = uint32(cuda.threadIdx.x)
         row_tiles = uint32(rows + BM - 1) // uint32(BM)
@@ -65,6 +65,8 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
         k = int64(first_step * BK)
         a_at = (first_row + a_row) * length + k + a_k if a_by_k else (k + a_k) * rows + first_row + a_row
         b_at = (first_column + b_column) * length + k + b_k if b_by_k else (k + b_k) * columns + first_column + b_column
+        a_store = uint32(a_k * a_width + a_row)
+        b_store = uint32(b_k * b_width + b_column)
         a_read = a_place(thread)
         b_read = b_place(thread)
         half = uint32(0)
@@ -75,32 +77,28 @@ def gemm_kernel(tile: Tile, dtype: np.dtype, a_by_k: bool, b_by_k: bool, biased:
             fetching = step < last_step
             if fetching:
                 left = int32(length - step * BK)
+                a_to = uint64(a_store + (half ^ uint32(1)) * uint32(a_half))
+                b_to = uint64(b_store + (half ^ uint32(1)) * uint32(b_half))
                 for load in range(a_loads):
                     row = int32(a_row + load * (threads // BK) if a_by_k else a_row)
                     term = int32(a_k if a_by_k else a_k + load * (threads // BM))
-                    a_next[load] = number(0)
-                    if term < left and row < rows_left:
-                        a_next[load] = a[uint64(a_at + load * (threads // BK) * length if a_by_k else a_at + load * (threads // BM) * rows)]
+                    to = a_to + uint64(load * (threads // BK) if a_by_k else load * (threads // BM) * a_width)
+                    at = uint64(a_at + load * (threads // BK) * length if a_by_k else a_at + load * (threads // BM) * rows)
+                    copy_async(a_tile, to, a, at, term < left and row < rows_left)
                 for load in range(b_loads):
                     column = int32(b_column + load * (threads // BK) if b_by_k else b_column)
                     term = int32(b_k if b_by_k else b_k + load * (threads // BN))
-                    b_next[load] = number(0)
-                    if term < left and column < columns_left:
-                        b_next[load] = b[uint64(b_at + load * (threads // BK) * length if b_by_k else b_at + load * (threads // BN) * columns)]
+                    to = b_to + uint64(load * (threads // BK) if b_by_k else load * (threads // BN) * b_width)
+                    at = uint64(b_at + load * (threads // BK) * length if b_by_k else b_at + load * (threads // BN) * columns)
+                    copy_async(b_tile, to, b, at, term < left and column < columns_left)
                 a_at += BK if a_by_k else BK * rows
                 b_at += BK if b_by_k else BK * columns
             # Meanwhile multiply those fetched before.
             if step > first_step:
                 multiply(a_tile, b_tile, uint64(a_read + half * uint32(a_half)), uint64(b_read + half * uint32(b_half)), sums)
-                half ^= uint32(1)
-            if fetching:
-                for load in range(a_loads):
-                    at = uint32(a_k * a_width + a_row) + half * uint32(a_half)
-                    a_tile[uint64(at) + uint64(load * (threads // BK) if a_by_k else load * (threads // BM) * a_width)] = rounded(a_next[load])
-                for load in range(b_loads):
-                    at = uint32(b_k * b_width + b_column) + half * uint32(b_half)
-                    b_tile[uint64(at) + uint64(load * (threads // BK) if b_by_k else load * (threads // BN) * b_width)] = rounded(b_next[load])
-                cuda.syncthreads()
+            half ^= uint32(1)
+            arrived()
+            cuda.syncthreads()
 
         # Write the sums: each thread's i-th row at a time, through shared memory, so that neighbouring threads write neighbouring numbers.
         for i in range(TM):

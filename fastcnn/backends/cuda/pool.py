@@ -93,7 +93,7 @@ def max_pool2d_backward_kernel(grad_output, winners, grad_input, told, kernel_si
     if i >= grad_input.size:
         return
     n, c, h, w = indices(i, grad_input.shape)
-    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
+    W, (OH, OW) = grad_input.shape[3], plane(grad_output)
     total = grad_input.dtype.type(0)
     for kh in range(kernel_size[0] - 1, -1, -1):
         top = h + padding[0] - kh * dilation[0]
@@ -131,7 +131,7 @@ def unpool_kernel(grad_output, winners, grad_input):
     if i >= grad_input.size:
         return
     n, c, h, w = indices(i, grad_input.shape)
-    (H, W), (OH, OW) = plane(grad_input), plane(grad_output)
+    W, (OH, OW) = grad_input.shape[3], plane(grad_output)
     total = grad_input.dtype.type(0)
     for oh in range(OH):
         for ow in range(OW):

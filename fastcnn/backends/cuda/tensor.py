@@ -7,7 +7,7 @@ and two of B and keeps four sums. Thread 4*g + t (g = 0..7, t = 0..3) has
 
 A warp computes 64 x 32 of the tile, 4 x 4 such pieces; of its thread's sums, row i belongs to row 8*i + g, columns 2n and 2n + 1 to piece n. Per step it
 reads 16 + 8 numbers per thread for 16 instructions, 16,384 multiply-adds. numba has no function for it, so it is written as PTX in an intrinsic; numbers
-are rounded to TF32, to nearest, once, when they are stored in shared memory.
+are rounded to TF32, to nearest, when they are read from shared memory.
 
 Source: PTX ISA, matrix fragments for mma.m16n8k8 with .tf32.
 """
@@ -70,10 +70,6 @@ def tensor_parts(tile: Tile) -> Parts:
                 sums[i, j] = float32(0)
 
     @inlined
-    def rounded(value):
-        return to_tf32(value)
-
-    @inlined
     def a_read(thread):
         return uint32(thread % 4 * a_width + thread // 4 % 8 + thread // 32 // across * WARP_ROWS)
 
@@ -85,13 +81,13 @@ def tensor_parts(tile: Tile) -> Parts:
     def multiply(a_tile, b_tile, a_at, b_at, sums):
         b = cuda.local.array((ACROSS, 2), float32)
         for n in range(ACROSS):
-            b[n, 0] = b_tile[b_at + uint64(n * PIECE_COLUMNS)]
-            b[n, 1] = b_tile[b_at + uint64(n * PIECE_COLUMNS + 4 * b_width)]
+            b[n, 0] = to_tf32(b_tile[b_at + uint64(n * PIECE_COLUMNS)])
+            b[n, 1] = to_tf32(b_tile[b_at + uint64(n * PIECE_COLUMNS + 4 * b_width)])
         for m in range(DOWN):
-            a0 = a_tile[a_at + uint64(m * PIECE_ROWS)]
-            a1 = a_tile[a_at + uint64(m * PIECE_ROWS + 8)]
-            a2 = a_tile[a_at + uint64(m * PIECE_ROWS + 4 * a_width)]
-            a3 = a_tile[a_at + uint64(m * PIECE_ROWS + 4 * a_width + 8)]
+            a0 = to_tf32(a_tile[a_at + uint64(m * PIECE_ROWS)])
+            a1 = to_tf32(a_tile[a_at + uint64(m * PIECE_ROWS + 8)])
+            a2 = to_tf32(a_tile[a_at + uint64(m * PIECE_ROWS + 4 * a_width)])
+            a3 = to_tf32(a_tile[a_at + uint64(m * PIECE_ROWS + 4 * a_width + 8)])
             for n in range(ACROSS):
                 i, j = 2 * m, 2 * n
                 sums[i, j], sums[i, j + 1], sums[i + 1, j], sums[i + 1, j + 1] = multiply_piece(
@@ -110,4 +106,4 @@ def tensor_parts(tile: Tile) -> Parts:
     def row(i, part_row):
         return (part_row >> 3) * WARP_ROWS + i * 8 + (part_row & 7)
 
-    return Parts((2 * DOWN, 2 * ACROSS), clear, rounded, a_read, b_read, multiply, collect, row)
+    return Parts((2 * DOWN, 2 * ACROSS), clear, a_read, b_read, multiply, collect, row)

@@ -8,8 +8,8 @@ number fetched must therefore be used often:
   - registers: per k a thread loads TM + TN numbers for TM*TN multiply-adds. With 8 x 8, four loads of 16 bytes serve 64. Where the 32 threads of a warp
     read the same number it is fetched once: 16 threads share a row of A, so a warp takes 2 + 4 of the 16 cycles that its arithmetic lasts.
   - shared memory: per step a block loads (BM + BN)*BK numbers for BM*BN*BK multiply-adds: 64 per number with 128 x 128, that is 8 bytes per cycle.
-While one step is computed the next one is already on its way from global memory, into registers first; it is stored to the other half of shared memory
-when the step ends, so one barrier per step is enough.
+While one step is computed the next one is already on its way from global memory to the other half of shared memory (async_copy.py), so one barrier per step
+is enough.
 
 Source: Volkov & Demmel 2008 (register blocking); Chetlur et al. 2014, arXiv:1410.0759 (convolution as such a product whose B is never stored).
 """
@@ -126,7 +126,6 @@ class Parts(NamedTuple):
 
     sums: tuple[int, int]
     clear: Any  # (sums): all zero
-    rounded: Any  # (number): as it is stored in shared memory
     a_read: Any  # (thread): where the thread's part of A's tile starts
     b_read: Any  # (thread)
     multiply: Any  # (a_tile, b_tile, a_at, b_at, sums): one step of BK, from a_read and b_read on
@@ -183,10 +182,6 @@ def parts(tile: Tile, dtype: np.dtype) -> Parts:
         add_product(a_tile, b_tile, a_at, b_at, 7, sums)
 
     @inlined
-    def rounded(value):
-        return value
-
-    @inlined
     def a_read(thread):
         return uint32(thread // thread_columns * VECTOR)
 
@@ -205,7 +200,7 @@ def parts(tile: Tile, dtype: np.dtype) -> Parts:
     def row(i, part_row):
         return i // VECTOR * a_step + part_row * VECTOR + i % VECTOR
 
-    return Parts((TM, TN), clear, rounded, a_read, b_read, multiply, collect, row)
+    return Parts((TM, TN), clear, a_read, b_read, multiply, collect, row)
 
 
 def check_counts(op: str, **counts: int) -> None:
