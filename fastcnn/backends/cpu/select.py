@@ -249,8 +249,9 @@ def not_stencil_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, s
 
 
 def not_pixels(x: Any, filters: int, taps: int, pixels: int, groups: int) -> Reason | None:
-    """A matrix product of the weights and pixels laid side by side, neither transposed. 1x1 kernels always gain. For larger ones each input pixel is laid out once per
-    tap, which takes a third of a tile's time: as much as the transposes and packed weights of channels-last tiles from 512 filters on, and where all pixels are one tile."""
+    """A matrix product of the weights and pixels laid side by side, neither transposed. 1x1 kernels always gain. For larger ones each input pixel is laid out
+    once per tap, which takes a third of a tile's time: as much as the transposes and packed weights of channels-last tiles from 512 filters on, and where all
+    pixels are one tile."""
     if x.strides[3] != x.itemsize:
         return ("needs rows of consecutive pixels (C-contiguous memory)",)
     if groups > 1 and filters < 8:
