@@ -126,7 +126,7 @@ import numpy as np
 from fastcnn.backends.cuda import _compile, async_copy, gemm
 from fastcnn.backends.cuda.tiles import Tile
 gemm.copies = lambda: (async_copy.copy_plainly, async_copy.nothing_to_wait_for)  # what `copies` gives where such a GPU is the current one
-kernel = gemm.gemm_kernel(Tile(64, 64, 8, 4, 4), np.dtype(np.float32), True, True, True, "relu")
+kernel = gemm.gemm_kernel(Tile(64, 64, 8, 4, 4), np.dtype(np.float32), True, True, True, "leaky_relu")  # not among those made already
 ptx = _compile.compile_ptx(kernel, "void(float32[::1], float32[::1], float32[::1], float32, float32[::1], UniTuple(int64, 4))", (7, 5))
 print("cp.async" in ptx, *_compile.assemble(ptx, (7, 5))[0][2:])
 """
