@@ -34,6 +34,7 @@ from . import (
     _softmax,
     _stencil,
     _winograd,
+    pointwise,
 )
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
@@ -273,6 +274,12 @@ def not_pixels_backwards(grad_output: Any, weight: Any, input_shape: tuple, stri
     return reason or not_pixels(grad_output, weight.shape[1], weight.shape[2] * weight.shape[3], input_shape[2] * input_shape[3], groups)
 
 
+def not_padded_pointwise(x: Any, weight_shape: tuple, padding: tuple) -> Reason | None:
+    if weight_shape[2:] != (1, 1) or padding == pointwise.NONE:
+        return "needs a 1x1 kernel with padding, got {}x{} and {}", *weight_shape[2:], padding
+    return None if x.strides[3] == x.itemsize else ("needs rows of consecutive pixels (C-contiguous memory)",)
+
+
 def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Lanes = pixels of a row instead of output channels. What decides is which of the two fills its vectors: OH * vectors(OW) * O/G against
     OH * OW * vectors(O/G) multiply-adds per tap. With few taps the transposes that channels-last tiles need on C-contiguous arrays weigh as much: it may
@@ -452,6 +459,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d": [
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
+        Impl("without_padding", pointwise.conv2d, lambda x, w, b, s, p, d, g: not_padded_pointwise(x, w.shape, p)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
         Impl("direct_pixels", _pixels.conv2d, not_pixels_forward),
         Impl("direct_lanes", _lanes.conv2d, not_lanes_forward),
@@ -464,6 +472,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d_grad_input": [
         Impl("gemm_covering", conv2d_grad_input_covering,
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
+        Impl("without_padding", pointwise.conv2d_grad_input, lambda gy, w, xs, s, p, d, g: not_padded_pointwise(gy, w.shape, p)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
         Impl("direct_pixels_flipped", _pixels.conv2d_grad_input, not_pixels_backwards),
         Impl("direct_lanes", _lanes.conv2d_grad_input, not_lanes_backwards),
@@ -479,6 +488,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d_grad_weight": [
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
+        Impl("without_padding", pointwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_padded_pointwise(x, ws, p)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
              lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
         Impl("direct_lanes", _lanes.conv2d_grad_weight, not_lanes_grad_weight),
@@ -537,7 +547,7 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_stencil") + tuple(
+NEEDS_PLANES = ("gemm_covering", "without_padding", "direct_lanes", "direct_stencil") + tuple(
     f"direct_{lanes}{flipped}" for lanes in ("pixels", "planes", "flat") for flipped in ("", "_flipped")
 )
 
