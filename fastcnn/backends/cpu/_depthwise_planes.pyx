@@ -21,7 +21,8 @@ fc_use_pool(pool())
 
 cdef enum:
     STRIP_BYTES = 24 * 1024  # of a plane per item: with as much output, L1
-    ITEM_BYTES = 32 * 1024   # of several planes: many enough that handing out items costs nothing
+    CALL_BYTES = 8 * 1024    # of the planes that a kernel call walks through, one block of columns after the other: they stay in L1 between the blocks
+    ITEM_BYTES = 32 * 1024   # of several calls: many enough that handing out items costs nothing
     LEAST_ITEMS = 64         # of the weight gradient: channels, times shares of the images where there are few; from shapes alone, so that the bits do not depend on threads
     SUM_BYTES = 16 * 1024    # of the weight gradient's lanes
 
@@ -67,6 +68,7 @@ cdef struct Plan:
     int threads
     index rows     # of output per item
     index strips
+    index call     # planes per kernel call
     index planes   # per item
     index blocks   # of planes per image
     index items
@@ -79,6 +81,7 @@ cdef void cut(Plan* p, index rows, index planes, index plane_bytes, index step) 
     """Rows in multiples of `step`."""
     p.rows = imax(step, rows // ceil_div(plane_bytes, STRIP_BYTES) // step * step)
     p.strips = ceil_div(rows, p.rows)
+    p.call = imax(1, imin(planes, CALL_BYTES // plane_bytes))
     p.planes = imax(1, imin(planes, ITEM_BYTES // plane_bytes))
     p.blocks = ceil_div(planes, p.planes)
 
@@ -104,17 +107,22 @@ cdef Plan make_plan(const Source* s, index N, index C, index rows, index width, 
 
 cdef void forward_item(const fc_isa* kernels, Geometry* g, const Plan* p, const Source* s, index item, const real* x, const real* zeros, const real* w, bint flipped,
                        const real* bias, real* y, real* scratch) noexcept nogil:
-    cdef index strip = item % p.strips, c = item // p.strips % p.blocks * p.planes, n = item // (p.strips * p.blocks), planes = imin(p.planes, g.C - c)
+    cdef index strip = item % p.strips, c = item // p.strips % p.blocks * p.planes, n = item // (p.strips * p.blocks), after = imin(c + p.planes, g.C), planes
     cdef index r0 = strip * p.rows, rows = imin(p.rows, g.OH - r0), top = r0 * g.SH - g.PT, stride, taps = g.KH * g.KW
-    cdef const real* base = planes_of(s, x, n, c, planes, top, (rows - 1) * g.SH + g.KH, scratch, &stride)
-    cdef const real* weights = w + c * taps + (taps - 1 if flipped else 0)
-    cdef const real* start = bias + c if bias != NULL else NULL
-    cdef real* out = y + ((n * g.C + c) * g.OH + r0) * g.OW
     cdef index w_row = -g.KW if flipped else g.KW, w_col = -1 if flipped else 1
-    if real is float:
-        kernels.f32.plane_conv(base, stride, g.H, g.W, top, g.PL, zeros, weights, taps, w_row, w_col, start, out, g.OH * g.OW, rows, g.OW, planes, <int>g.KH, <int>g.SH)
-    else:
-        kernels.f64.plane_conv(base, stride, g.H, g.W, top, g.PL, zeros, weights, taps, w_row, w_col, start, out, g.OH * g.OW, rows, g.OW, planes, <int>g.KH, <int>g.SH)
+    cdef const real* base
+    cdef const real* weights
+    cdef const real* start
+    cdef real* out
+    while c < after:
+        planes = imin(p.call, after - c)
+        base = planes_of(s, x, n, c, planes, top, (rows - 1) * g.SH + g.KH, scratch, &stride)
+        weights, start, out = w + c * taps + (taps - 1 if flipped else 0), bias + c if bias != NULL else NULL, y + ((n * g.C + c) * g.OH + r0) * g.OW
+        if real is float:
+            kernels.f32.plane_conv(base, stride, g.H, g.W, top, g.PL, zeros, weights, taps, w_row, w_col, start, out, g.OH * g.OW, rows, g.OW, planes, <int>g.KH, <int>g.SH)
+        else:
+            kernels.f64.plane_conv(base, stride, g.H, g.W, top, g.PL, zeros, weights, taps, w_row, w_col, start, out, g.OH * g.OW, rows, g.OW, planes, <int>g.KH, <int>g.SH)
+        c += planes
 
 
 cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, object bias, bint flipped, object given, real* tag):
@@ -124,7 +132,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
         return output
     cdef Source s = source_of(input, kernels.f32.lanes if real is float else kernels.f64.lanes)
     cdef Plan plan = make_plan(&s, g.N, g.C, g.OH, g.OW, 1, 2.0 * g.N * g.C * g.OH * g.OW * g.KH * g.KW, <real*>NULL)
-    plan.worker_bytes = copy_bytes(&s, plan.planes, (plan.rows - 1) * g.SH + g.KH, <real*>NULL)
+    plan.worker_bytes = copy_bytes(&s, plan.call, (plan.rows - 1) * g.SH + g.KH, <real*>NULL)
     cdef Arena arena = acquire(plan.zero_bytes + plan.threads * plan.worker_bytes)
     cdef const real* zeros = <const real*>arena.base + s.room
     cdef char* scratch = arena.base + plan.zero_bytes
@@ -157,14 +165,19 @@ def conv2d(cnp.ndarray input, cnp.ndarray weight, bias, stride, padding, dilatio
 
 cdef void spread_item(const fc_isa* kernels, Geometry* g, const Plan* p, const Source* s, index item, const real* grad, const real* zeros, const real* w, real* gx,
                       real* scratch) noexcept nogil:
-    cdef index strip = item % p.strips, c = item // p.strips % p.blocks * p.planes, n = item // (p.strips * p.blocks), planes = imin(p.planes, g.C - c)
-    cdef index h = strip * p.rows, rows = imin(p.rows, g.H - h), stride
-    cdef const real* base = planes_of(s, grad, n, c, planes, h // 2 + g.PT // 2 - g.KH, p.reach, scratch, &stride)
-    cdef real* out = gx + ((n * g.C + c) * g.H + h) * g.W
-    if real is float:
-        kernels.f32.plane_spread(base, stride, g.OH, g.OW, zeros, w + c * g.KH * g.KW, out, g.H * g.W, h, g.PT, g.PL, rows, g.W, planes, <int>g.KH)
-    else:
-        kernels.f64.plane_spread(base, stride, g.OH, g.OW, zeros, w + c * g.KH * g.KW, out, g.H * g.W, h, g.PT, g.PL, rows, g.W, planes, <int>g.KH)
+    cdef index strip = item % p.strips, c = item // p.strips % p.blocks * p.planes, n = item // (p.strips * p.blocks), after = imin(c + p.planes, g.C), planes
+    cdef index h = strip * p.rows, rows = imin(p.rows, g.H - h), stride, taps = g.KH * g.KW
+    cdef const real* base
+    cdef real* out
+    while c < after:
+        planes = imin(p.call, after - c)
+        base = planes_of(s, grad, n, c, planes, h // 2 + g.PT // 2 - g.KH, p.reach, scratch, &stride)
+        out = gx + ((n * g.C + c) * g.H + h) * g.W
+        if real is float:
+            kernels.f32.plane_spread(base, stride, g.OH, g.OW, zeros, w + c * taps, out, g.H * g.W, h, g.PT, g.PL, rows, g.W, planes, <int>g.KH)
+        else:
+            kernels.f64.plane_spread(base, stride, g.OH, g.OW, zeros, w + c * taps, out, g.H * g.W, h, g.PT, g.PL, rows, g.W, planes, <int>g.KH)
+        c += planes
 
 
 cdef cnp.ndarray spread(Geometry* g, cnp.ndarray grad_output, cnp.ndarray weight, object given, real* tag):
@@ -176,7 +189,7 @@ cdef cnp.ndarray spread(Geometry* g, cnp.ndarray grad_output, cnp.ndarray weight
     cdef Source s = source_of(grad_output, kernels.f32.lanes if real is float else kernels.f64.lanes)
     cdef Plan plan = make_plan(&s, g.N, g.C, g.H, g.W, 2, 2.0 * g.N * g.C * g.OH * g.OW * g.KH * g.KW, <real*>NULL)
     plan.reach = ceil_div(plan.rows, 2) + 2 * g.KH  # at least the rows of grad_output under those of an item, wherever the padding puts them
-    plan.worker_bytes = copy_bytes(&s, plan.planes, plan.reach, <real*>NULL)
+    plan.worker_bytes = copy_bytes(&s, plan.call, plan.reach, <real*>NULL)
     cdef Arena arena = acquire(plan.zero_bytes + plan.threads * plan.worker_bytes)
     cdef const real* zeros = <const real*>arena.base + s.room
     cdef char* scratch = arena.base + plan.zero_bytes
@@ -218,25 +231,28 @@ cdef cnp.ndarray fill_zero(cnp.ndarray a):
 cdef void grad_weight_item(const fc_isa* kernels, Geometry* g, const Plan* p, const Source* s, index item, index shares, const real* x, const real* zeros, const real* grad,
                            real* folded, char* scratch, size_t sum_bytes) noexcept nogil:
     """One share of the images' strips for p.planes channels; folded[share][c][tap]."""
-    cdef index c = item % p.blocks * p.planes, part = item // p.blocks, planes = imin(p.planes, g.C - c), work = g.N * p.strips, taps = g.KH * g.KW
-    cdef index at, n, r0, rows, top, stride
+    cdef index first = item % p.blocks * p.planes, after = imin(first + p.planes, g.C), part = item // p.blocks, work = g.N * p.strips, taps = g.KH * g.KW
+    cdef index lanes = kernels.f32.lanes if real is float else kernels.f64.lanes, at, n, r0, rows, top, stride, c, planes
     cdef real* sums = <real*>scratch
     cdef const real* base
     cdef const real* q
     memset(sums, 0, sum_bytes)
     for at in range(part * work // shares, (part + 1) * work // shares):
-        n, r0 = at // p.strips, at % p.strips * p.rows
+        n, r0, c = at // p.strips, at % p.strips * p.rows, first
         rows, top = imin(p.rows, g.OH - r0), r0 * g.SH - g.PT
-        base = planes_of(s, x, n, c, planes, top, (rows - 1) * g.SH + g.KH, <real*>(scratch + sum_bytes), &stride)
-        q = grad + ((n * g.C + c) * g.OH + r0) * g.OW
-        if real is float:
-            kernels.f32.plane_outer(q, g.OH * g.OW, base, stride, g.H, g.W, top, g.PL, zeros, rows, g.OW, planes, sums, <int>g.KH, <int>g.SH)
-        else:
-            kernels.f64.plane_outer(q, g.OH * g.OW, base, stride, g.H, g.W, top, g.PL, zeros, rows, g.OW, planes, sums, <int>g.KH, <int>g.SH)
+        while c < after:
+            planes = imin(p.call, after - c)
+            base = planes_of(s, x, n, c, planes, top, (rows - 1) * g.SH + g.KH, <real*>(scratch + sum_bytes), &stride)
+            q = grad + ((n * g.C + c) * g.OH + r0) * g.OW
+            if real is float:
+                kernels.f32.plane_outer(q, g.OH * g.OW, base, stride, g.H, g.W, top, g.PL, zeros, rows, g.OW, planes, sums + (c - first) * taps * lanes, <int>g.KH, <int>g.SH)
+            else:
+                kernels.f64.plane_outer(q, g.OH * g.OW, base, stride, g.H, g.W, top, g.PL, zeros, rows, g.OW, planes, sums + (c - first) * taps * lanes, <int>g.KH, <int>g.SH)
+            c += planes
     if real is float:
-        kernels.f32.fold_lanes(sums, folded + (part * g.C + c) * taps, planes * taps)
+        kernels.f32.fold_lanes(sums, folded + (part * g.C + first) * taps, (after - first) * taps)
     else:
-        kernels.f64.fold_lanes(sums, folded + (part * g.C + c) * taps, planes * taps)
+        kernels.f64.fold_lanes(sums, folded + (part * g.C + first) * taps, (after - first) * taps)
 
 
 cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarray input, object given, real* tag):
@@ -258,7 +274,7 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
     plan.items = shares * plan.blocks
     plan.zero_bytes = aligned((s.W + 2 * s.room) * sizeof(real))
     cdef size_t sum_bytes = aligned(plan.planes * taps * lanes * sizeof(real)), folded_bytes = aligned(shares * size * sizeof(real))
-    plan.worker_bytes = sum_bytes + copy_bytes(&s, plan.planes, (plan.rows - 1) * g.SH + g.KH, <real*>NULL)
+    plan.worker_bytes = sum_bytes + copy_bytes(&s, plan.call, (plan.rows - 1) * g.SH + g.KH, <real*>NULL)
     cdef Arena arena = acquire(plan.zero_bytes + folded_bytes + plan.threads * plan.worker_bytes)
     cdef const real* zeros = <const real*>arena.base + s.room
     cdef real* folded = <real*>(arena.base + plan.zero_bytes)
