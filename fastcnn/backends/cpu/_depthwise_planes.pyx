@@ -23,6 +23,7 @@ cdef enum:
     STRIP_BYTES = 24 * 1024  # of a plane per item: with as much output, L1
     CALL_BYTES = 8 * 1024    # of the planes that a kernel call walks through, one block of columns after the other: they stay in L1 between the blocks
     ITEM_BYTES = 32 * 1024   # of several calls: many enough that handing out items costs nothing
+    PIECES = 8               # per thread
     LEAST_ITEMS = 64         # of the weight gradient: channels, times shares of the images where there are few; from shapes alone, so that the bits do not depend on threads
     SUM_BYTES = 16 * 1024    # of the weight gradient's lanes
 
@@ -72,6 +73,7 @@ cdef struct Plan:
     index planes   # per item
     index blocks   # of planes per image
     index items
+    index pieces   # ranges of items that follow each other in memory: kernels fetch ahead what the same thread will read
     index reach    # input rows of an item
     size_t zero_bytes
     size_t worker_bytes
@@ -99,6 +101,7 @@ cdef Plan make_plan(const Source* s, index N, index C, index rows, index width, 
             p.strips = ceil_div(rows, p.rows)
     p.items = N * p.blocks * p.strips
     p.threads = thread_count(flops, p.items)
+    p.pieces = 1 if p.threads == 1 else imin(p.items, PIECES * p.threads)
     p.reach, p.zero_bytes, p.worker_bytes = 0, aligned((s.W + 2 * s.room) * sizeof(real)), 0
     return p
 
@@ -140,14 +143,15 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     cdef const real* x = <const real*>cnp.PyArray_DATA(input)
     cdef const real* b = NULL
     cdef real* y = <real*>cnp.PyArray_DATA(output)
-    cdef index item
+    cdef index item, piece
     if bias is not None:
         bias_array = cnp.PyArray_GETCONTIGUOUS(bias)
         b = <const real*>cnp.PyArray_DATA(bias_array)
     memset(arena.base, 0, plan.zero_bytes)
     with nogil, parallel(num_threads=plan.threads):
-        for item in prange(plan.items, schedule="dynamic", chunksize=1):
-            forward_item(kernels, g, &plan, &s, item, x, zeros, weights, flipped, b, y, <real*>(scratch + threadid() * plan.worker_bytes))
+        for piece in prange(plan.pieces, schedule="dynamic", chunksize=1):
+            for item in range(piece * plan.items // plan.pieces, (piece + 1) * plan.items // plan.pieces):
+                forward_item(kernels, g, &plan, &s, item, x, zeros, weights, flipped, b, y, <real*>(scratch + threadid() * plan.worker_bytes))
     release(arena)
     return output
 
@@ -196,11 +200,12 @@ cdef cnp.ndarray spread(Geometry* g, cnp.ndarray grad_output, cnp.ndarray weight
     cdef const real* weights = <const real*>cnp.PyArray_DATA(w)
     cdef const real* gy = <const real*>cnp.PyArray_DATA(grad_output)
     cdef real* gx = <real*>cnp.PyArray_DATA(grad_input)
-    cdef index item
+    cdef index item, piece
     memset(arena.base, 0, plan.zero_bytes)
     with nogil, parallel(num_threads=plan.threads):
-        for item in prange(plan.items, schedule="dynamic", chunksize=1):
-            spread_item(kernels, g, &plan, &s, item, gy, zeros, weights, gx, <real*>(scratch + threadid() * plan.worker_bytes))
+        for piece in prange(plan.pieces, schedule="dynamic", chunksize=1):
+            for item in range(piece * plan.items // plan.pieces, (piece + 1) * plan.items // plan.pieces):
+                spread_item(kernels, g, &plan, &s, item, gy, zeros, weights, gx, <real*>(scratch + threadid() * plan.worker_bytes))
     release(arena)
     return grad_input
 

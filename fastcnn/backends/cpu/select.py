@@ -187,27 +187,40 @@ def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
     return None if all(a.strides[3] == a.itemsize for a in arrays) else ("needs rows of consecutive pixels (C-contiguous memory)",)
 
 
-def not_depthwise_rows(weight_shape: tuple, channels: int, stride: tuple, padding: tuple, dilation: tuple, groups: int, *arrays: Any) -> Reason | None:
+def not_depthwise_rows(
+    pixels: int, weight_shape: tuple, channels: int, stride: tuple, padding: tuple, dilation: tuple, groups: int, *arrays: Any
+) -> Reason | None:
+    """Rows of `pixels` in the lanes. Short rows leave most of them idle, which may cost four times the vectors that lanes = channels would need, since those transpose
+    what they read and write; with stride 2 that is less."""
     reason = not_depthwise(channels, weight_shape[0], groups)
     if reason:
         return reason
     KH, KW = weight_shape[2:]
     if KH != KW or KH not in (3, 5) or stride not in ((1, 1), (2, 2)) or dilation != (1, 1):
         return "needs a 3x3 or 5x5 kernel, stride 1 or 2, dilation 1, got {}x{}, {}, {}", KH, KW, stride, dilation
+    if KH == 5 and stride == (1, 1) and _runtime.isa() not in ("avx512", "neon"):
+        return ("needs 32 registers for the 25 weights of a 5x5 kernel",)
     if max(padding[1]) >= KW:
         return "needs fewer padded columns on a side than the kernel's {}, got {}", KW, max(padding[1])
-    return None if all(a.strides[3] == a.itemsize for a in arrays) else ("needs rows of consecutive pixels (C-contiguous memory)",)
+    if not all(a.strides[3] == a.itemsize for a in arrays):
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    size = arrays[0].itemsize
+    if vectors(pixels, size) * channels > (4 if stride == (1, 1) else 2.7) * pixels * vectors(channels, size):
+        return "{} pixels a row fill its vectors worse than {} channels do", pixels, channels
+    return None
 
 
 def not_depthwise_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     """Lanes = pixels of a row, planes read where they lie, for the common depthwise layers."""
-    return not_depthwise_rows(weight.shape, input.shape[1], stride, padding, dilation, groups, input)
+    pixels = (input.shape[3] + sum(padding[1]) - weight.shape[3]) // stride[1] + 1
+    return not_depthwise_rows(pixels, weight.shape, input.shape[1], stride, padding, dilation, groups, input)
 
 
 def not_depthwise_planes_backwards(
     grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
 ) -> Reason | None:
-    reason = not_depthwise_rows(weight.shape, input_shape[1], stride, padding, dilation, groups, grad_output)
+    pixels = -(-input_shape[3] // stride[1])
+    reason = not_depthwise_rows(pixels, weight.shape, input_shape[1], stride, padding, dilation, groups, grad_output)
     if reason:
         return reason
     (PT, _), (PL, _) = padding
@@ -219,7 +232,7 @@ def not_depthwise_planes_backwards(
 def not_depthwise_planes_grad_weight(
     grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
 ) -> Reason | None:
-    return not_depthwise_rows(weight_shape, input.shape[1], stride, padding, dilation, groups, grad_output, input)
+    return not_depthwise_rows(grad_output.shape[3], weight_shape, input.shape[1], stride, padding, dilation, groups, grad_output, input)
 
 
 def not_filled(pixels: int, ours: float, groups: int, channels: int, filters: int, size: int) -> Reason | None:
