@@ -190,8 +190,8 @@ def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
 def not_depthwise_rows(
     pixels: int, weight_shape: tuple, channels: int, stride: tuple, padding: tuple, dilation: tuple, groups: int, *arrays: Any
 ) -> Reason | None:
-    """Rows of `pixels` in the lanes. Short rows leave most of them idle, which may cost four times the vectors that lanes = channels would need, since those transpose
-    what they read and write; with stride 2 that is less."""
+    """Rows of `pixels` in the lanes. Short rows leave most of them idle, which may cost four times the vectors that lanes = channels would need,
+    since those transpose what they read and write; with stride 2 that is less."""
     reason = not_depthwise(channels, weight_shape[0], groups)
     if reason:
         return reason
@@ -565,7 +565,9 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped", "direct_depthwise_planes", "direct_stencil", "direct_flat", "direct_flat_flipped")
+NEEDS_PLANES = (
+    "gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped", "direct_depthwise_planes", "direct_stencil", "direct_flat", "direct_flat_flipped",
+)
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
