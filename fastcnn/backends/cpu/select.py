@@ -566,7 +566,14 @@ for _op in OPS:
 
 
 NEEDS_PLANES = (
-    "gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped", "direct_depthwise_planes", "direct_stencil", "direct_flat", "direct_flat_flipped",
+    "gemm_covering",
+    "direct_lanes",
+    "direct_planes",
+    "direct_planes_flipped",
+    "direct_depthwise_planes",
+    "direct_stencil",
+    "direct_flat",
+    "direct_flat_flipped",
 )
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
