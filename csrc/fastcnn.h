@@ -101,6 +101,14 @@ enum fc_eltwise_op {
                         fc_index out_row, fc_index rows, fc_index cols);                                                                   \
         void (*stencil_outer)(const T *grad, fc_index g_row, const T *x, fc_index x_row, fc_index tap_row, const fc_index *tap_col,        \
                               fc_index kh, fc_index kw, fc_index rows, fc_index cols, T *out);                                             \
+        void (*plane_conv)(const T *x, fc_index x_plane, fc_index H, fc_index W, fc_index top, fc_index left, const T *zeros, const T *w,  \
+                           fc_index w_plane, fc_index w_row, fc_index w_col, const T *bias, T *out, fc_index out_plane, fc_index rows,     \
+                           fc_index OW, fc_index planes, int k, int s);                                                                    \
+        void (*plane_spread)(const T *grad, fc_index g_plane, fc_index OH, fc_index OW, const T *zeros, const T *w, T *out,                \
+                             fc_index out_plane, fc_index h, fc_index top, fc_index left, fc_index rows, fc_index W, fc_index planes,      \
+                             int k);                                                                                                       \
+        void (*plane_outer)(const T *grad, fc_index g_plane, const T *x, fc_index x_plane, fc_index H, fc_index W, fc_index top,           \
+                            fc_index left, const T *zeros, fc_index rows, fc_index OW, fc_index planes, T *out, int k, int s);             \
         void (*planes_flat)(const T *w, fc_index w_channel, fc_index w_plane, fc_index w_step, const T *bias, const T *x,                  \
                             fc_index x_plane, const fc_index *offset, fc_index planes, fc_index taps, T *out, fc_index out_channel,        \
                             int m, int nv);                                                                                                \

@@ -14,6 +14,16 @@ static inline __attribute__((always_inline)) vec FC_FN(load)(const real *p) { re
 static inline __attribute__((always_inline)) void FC_FN(store)(real *p, vec v) { *(vec_u *)p = v; }
 static inline __attribute__((always_inline)) vec FC_FN(splat)(real x) { return x - (vec){0}; }
 
+/* Stay in a register: compilers like to repeat a load as the memory operand of each of its uses, and loads across cache lines are what a stencil is short of. */
+#undef FC_KEEP
+#if defined(__x86_64__)
+#define FC_KEEP(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define FC_KEEP(v) __asm__("" : "+w"(v))
+#else
+#define FC_KEEP(v) (void)0
+#endif
+
 /* First n elements (0 <= n <= L); the other lanes of a load are zero; nothing outside the n elements is touched. */
 #if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
 static inline vec FC_FN(load_n)(const real *p, int n) { return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }

@@ -20,6 +20,7 @@ from . import (
     _conv_grad_input,
     _conv_grad_weight,
     _depthwise,
+    _depthwise_planes,
     _eltwise,
     _flat,
     _formats,
@@ -193,6 +194,54 @@ def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
     if stride[1] > 2:
         return "needs column stride 1 or 2, got {}", stride[1]
     return None if all(a.strides[3] == a.itemsize for a in arrays) else ("needs rows of consecutive pixels (C-contiguous memory)",)
+
+
+def not_depthwise_rows(
+    pixels: int, weight_shape: tuple, channels: int, stride: tuple, padding: tuple, dilation: tuple, groups: int, *arrays: Any
+) -> Reason | None:
+    """Rows of `pixels` in the lanes. Short rows leave most of them idle, which may cost four times the vectors that lanes = channels would need,
+    since those transpose what they read and write; with stride 2 that is less."""
+    reason = not_depthwise(channels, weight_shape[0], groups)
+    if reason:
+        return reason
+    KH, KW = weight_shape[2:]
+    if KH != KW or KH not in (3, 5) or stride not in ((1, 1), (2, 2)) or dilation != (1, 1):
+        return "needs a 3x3 or 5x5 kernel, stride 1 or 2, dilation 1, got {}x{}, {}, {}", KH, KW, stride, dilation
+    if KH == 5 and stride == (1, 1) and _runtime.isa() not in ("avx512", "neon"):
+        return ("needs 32 registers for the 25 weights of a 5x5 kernel",)
+    if max(padding[1]) >= KW:
+        return "needs fewer padded columns on a side than the kernel's {}, got {}", KW, max(padding[1])
+    if not all(a.strides[3] == a.itemsize for a in arrays):
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    size = arrays[0].itemsize
+    if vectors(pixels, size) * channels > (4 if stride == (1, 1) else 2.7) * pixels * vectors(channels, size):
+        return "{} pixels a row fill its vectors worse than {} channels do", pixels, channels
+    return None
+
+
+def not_depthwise_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """Lanes = pixels of a row, planes read where they lie, for the common depthwise layers."""
+    pixels = (input.shape[3] + sum(padding[1]) - weight.shape[3]) // stride[1] + 1
+    return not_depthwise_rows(pixels, weight.shape, input.shape[1], stride, padding, dilation, groups, input)
+
+
+def not_depthwise_planes_backwards(
+    grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Reason | None:
+    pixels = -(-input_shape[3] // stride[1])
+    reason = not_depthwise_rows(pixels, weight.shape, input_shape[1], stride, padding, dilation, groups, grad_output)
+    if reason:
+        return reason
+    (PT, _), (PL, _) = padding
+    if stride == (2, 2) and (PT + PL) % 2:
+        return "needs an even or an odd padding above and left, got {} and {}", PT, PL
+    return None
+
+
+def not_depthwise_planes_grad_weight(
+    grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Reason | None:
+    return not_depthwise_rows(grad_output.shape[3], weight_shape, input.shape[1], stride, padding, dilation, groups, grad_output, input)
 
 
 def not_filled(pixels: int, ours: float, groups: int, channels: int, filters: int, size: int) -> Reason | None:
@@ -464,6 +513,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("direct_pixels", _pixels.conv2d, not_pixels_forward),
         Impl("direct_lanes", _lanes.conv2d, not_lanes_forward),
         Impl("direct_flat", _flat.conv2d, not_flat_planes),
+        Impl("direct_depthwise_planes", _depthwise_planes.conv2d, not_depthwise_planes),
         Impl("direct_stencil", _stencil.conv2d, not_stencil),
         Impl("direct_planes", _planes.conv2d, not_planes),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
@@ -477,6 +527,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("direct_pixels_flipped", _pixels.conv2d_grad_input, not_pixels_backwards),
         Impl("direct_lanes", _lanes.conv2d_grad_input, not_lanes_backwards),
         Impl("direct_flat_flipped", _flat.conv2d_grad_input, not_flat_planes_backwards),
+        Impl("direct_depthwise_planes", _depthwise_planes.conv2d_grad_input, not_depthwise_planes_backwards),
         Impl("direct_stencil", _stencil.conv2d_grad_input, not_stencil_backwards),
         Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
@@ -492,6 +543,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
              lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
         Impl("direct_lanes", _lanes.conv2d_grad_weight, not_lanes_grad_weight),
+        Impl("direct_depthwise_planes", _depthwise_planes.conv2d_grad_weight, not_depthwise_planes_grad_weight),
         Impl("direct_stencil", _stencil.conv2d_grad_weight, not_stencil_grad_weight),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
         Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
@@ -547,7 +599,7 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "without_padding", "direct_lanes", "direct_stencil") + tuple(
+NEEDS_PLANES = ("gemm_covering", "without_padding", "direct_lanes", "direct_depthwise_planes", "direct_stencil") + tuple(
     f"direct_{lanes}{flipped}" for lanes in ("pixels", "planes", "flat") for flipped in ("", "_flipped")
 )
 
