@@ -80,6 +80,33 @@ static inline __attribute__((always_inline)) ivec FC_FN(load_bytes)(const int8_t
 static inline __attribute__((always_inline)) vec FC_FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline __attribute__((always_inline)) ivec FC_FN(select_i)(ivec mask, ivec yes, ivec no) { return (yes & mask) | (no & ~mask); }
 
+/* x between lowest and highest, NaN where it is; FC_SCALED: there is an instruction for x * 2^n, n a whole number, rounded once. */
+#if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
+#define FC_SCALED
+static inline vec FC_FN(scaled)(vec x, vec n) { return (vec)_mm512_scalef_ps((__m512)x, (__m512)n); }
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm512_min_ps(_mm512_set1_ps(highest), _mm512_max_ps(_mm512_set1_ps(lowest), (__m512)x)); /* the second operand where one is NaN */
+}
+#elif defined(__AVX512F__) && FC_VBYTES == 64
+static inline vec FC_FN(scaled)(vec x, vec n) { return (vec)_mm512_scalef_pd((__m512d)x, (__m512d)n); }
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm512_min_pd(_mm512_set1_pd(highest), _mm512_max_pd(_mm512_set1_pd(lowest), (__m512d)x));
+}
+#elif defined(__AVX2__) && FC_VBYTES == 32 && FC_REAL_BYTES == 4
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm256_min_ps(_mm256_set1_ps(highest), _mm256_max_ps(_mm256_set1_ps(lowest), (__m256)x));
+}
+#elif defined(__AVX2__) && FC_VBYTES == 32
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm256_min_pd(_mm256_set1_pd(highest), _mm256_max_pd(_mm256_set1_pd(lowest), (__m256d)x));
+}
+#else
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    const vec y = FC_FN(select)((ivec)(x > highest), FC_FN(splat)(highest), x);
+    return FC_FN(select)((ivec)(y < lowest), FC_FN(splat)(lowest), y);
+}
+#endif
+
 /* Correctly rounded, as IEEE demands. */
 #if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
 static inline vec FC_FN(sqrt)(vec v) { return (vec)_mm512_sqrt_ps((__m512)v); }
