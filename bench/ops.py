@@ -31,7 +31,7 @@ LIMIT = 100
 
 
 class Case(NamedTuple):
-    """A function of the same name here and in torch.nn.functional: the shapes of its arrays, its other arguments; `required`: those that stand between the first
+    """A function of the same name here and in torch.nn.functional: the shapes of its arrays, its options; `required`: arguments that stand between the first
     array and the others."""
 
     name: str

@@ -14,6 +14,9 @@ static inline __attribute__((always_inline)) vec FC_FN(load)(const real *p) { re
 static inline __attribute__((always_inline)) void FC_FN(store)(real *p, vec v) { *(vec_u *)p = v; }
 static inline __attribute__((always_inline)) vec FC_FN(splat)(real x) { return x - (vec){0}; }
 
+/* Elements before the first aligned vector of p. NumPy's large arrays begin 16 bytes behind a page: stores from there on would all touch two cache lines. */
+static inline __attribute__((always_inline)) fc_index FC_FN(unaligned)(const real *p) { return (fc_index)((0 - (uintptr_t)p) % FC_VBYTES / sizeof(real)); }
+
 /* First n elements (0 <= n <= L); the other lanes of a load are zero; nothing outside the n elements is touched. */
 #if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
 static inline vec FC_FN(load_n)(const real *p, int n) { return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
@@ -107,6 +110,18 @@ static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
 }
 #endif
 
+/* What rounding took from the product p = a * a. */
+#if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
+static inline vec FC_FN(square_rest)(vec a, vec p) { return (vec)_mm512_fmsub_ps((__m512)a, (__m512)a, (__m512)p); }
+#elif defined(__FMA__) && FC_VBYTES == 32 && FC_REAL_BYTES == 4
+static inline vec FC_FN(square_rest)(vec a, vec p) { return (vec)_mm256_fmsub_ps((__m256)a, (__m256)a, (__m256)p); }
+#else
+static inline vec FC_FN(square_rest)(vec a, vec p) {
+    const vec high = (vec)((ivec)a & (inte)(FC_REAL_BYTES == 4 ? 0xfffff000 : 0xfffffffff8000000)); /* half of the digits: its square is exact */
+    return (high * high - p) + (a - high) * (a + high);
+}
+#endif
+
 /* Correctly rounded, as IEEE demands. */
 #if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
 static inline vec FC_FN(sqrt)(vec v) { return (vec)_mm512_sqrt_ps((__m512)v); }
@@ -190,3 +205,11 @@ static inline double FC_FN(lane_sum)(vec v) {
 #define FC_UNPACK_LO FC_ZIP_LO
 #define FC_UNPACK_HI FC_ZIP_HI
 #endif
+
+/* The sums of the lanes of a and of b, in half the steps of two: each step zips the halves together. */
+static inline __attribute__((always_inline)) void FC_FN(add_both)(vec a, vec b, double *sum_a, double *sum_b) {
+    vec v = FC_ZIP_LO(a, b) + FC_ZIP_HI(a, b);
+    FC_UNROLL for (int width = 2; width < L; width *= 2) v = FC_ZIP_LO(v, v) + FC_ZIP_HI(v, v);
+    *sum_a += v[0];
+    *sum_b += v[L / 2];
+}

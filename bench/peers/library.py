@@ -80,7 +80,7 @@ class Library:
         return {}
 
     def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object], required: tuple = ()) -> Contender | None:
-        """A function that has the same name and arguments here and in torch.nn.functional: the first array, what is required behind it, the other arrays, options."""
+        """A function that has the same name and arguments here and in torch.nn.functional; `required` stand between the first array and the others."""
 
     def step(self, model: nn.Module, trainer: Trainer, x: np.ndarray, y: np.ndarray) -> tuple[Contender, object] | None:
         """A training step of our model and trainer, or of their twins, which returns the loss; and the network that it trains."""

@@ -24,7 +24,8 @@ fc_use_pool(pool())
 cdef enum:
     ITEM = 4096          # elements of rows per item
     MOST_ROWS = 64       # whose gradients of the weights are added in one chain
-    LEAST_ITEMS = 16     # of the backward pass, where there are so many rows
+    LEAST_ITEMS = 8      # of the backward pass, where there are so many rows
+    COLUMNS = 512        # of the weights' gradients, added up at a time
     SMALL_PLANE = 64     # pixels: beyond, a channel's weight is worth a kernel call of its own
     SHORT_ROW = 16384    # elements of a group of small planes
     PIECE = 4096         # elements of a group in planes
@@ -66,10 +67,9 @@ cdef void forward_rows(const fc_isa* kernels, Rows s, double eps, const real* x,
 cdef void backward_rows(const fc_isa* kernels, Rows s, double eps, const real* grad, const real* x, const real* weight, real* out, real* parts, real* grad_weight,
                         real* grad_bias) noexcept nogil:
     """parts: (items, 2, period * n), of which each item adds up its own."""
-    cdef index items = ceil_div(s.rows, s.per), i, at, c, width = s.period * s.n
+    cdef index items = ceil_div(s.rows, s.per), i, at, width = s.period * s.n
     cdef int threads = thread_count(COST * s.rows * s.n, items)
     cdef real* mine
-    cdef double total, dot
     for i in prange(items, num_threads=threads, schedule="static"):
         at = i * s.per
         mine = parts + 2 * i * width
@@ -78,13 +78,15 @@ cdef void backward_rows(const fc_isa* kernels, Rows s, double eps, const real* g
             kernels.f32.norm_rows_backward(grad + at * s.n, x + at * s.n, imin(s.per, s.rows - at), s.n, at, s.period, eps, weight, out + at * s.n, mine, mine + width)
         else:
             kernels.f64.norm_rows_backward(grad + at * s.n, x + at * s.n, imin(s.per, s.rows - at), s.n, at, s.period, eps, weight, out + at * s.n, mine, mine + width)
-    threads = thread_count(4.0 * items * width, ceil_div(width, 64))
-    for c in prange(width, num_threads=threads, schedule="static"):
-        dot, total = 0, 0
-        for i in range(items):
-            dot = dot + parts[2 * i * width + c]
-            total = total + parts[(2 * i + 1) * width + c]
-        grad_weight[c], grad_bias[c] = <real>dot, <real>total
+    threads = thread_count(8.0 * items * width, ceil_div(width, COLUMNS))
+    for i in prange(ceil_div(width, COLUMNS), num_threads=threads, schedule="static"):
+        at = i * COLUMNS
+        if real is float:
+            kernels.f32.add_parts(parts + at, 2 * width, items, imin(COLUMNS, width - at), grad_weight + at)
+            kernels.f32.add_parts(parts + width + at, 2 * width, items, imin(COLUMNS, width - at), grad_bias + at)
+        else:
+            kernels.f64.add_parts(parts + at, 2 * width, items, imin(COLUMNS, width - at), grad_weight + at)
+            kernels.f64.add_parts(parts + width + at, 2 * width, items, imin(COLUMNS, width - at), grad_bias + at)
 
 
 cdef Rows rows_forward(index rows, index n, index period) noexcept:
@@ -475,12 +477,34 @@ cdef object spread(object vector, index pixels):
     """(C,) -> (C * pixels,): a weight for each element of an image."""
     if vector is None:
         return None
-    return contiguous(vector) if pixels == 1 else np.repeat(vector, pixels)
+    cdef const fc_isa* kernels = active_isa()
+    cdef cnp.ndarray v = contiguous(vector), wide
+    cdef cnp.npy_intp size = v.size * pixels
+    if pixels == 1:
+        return v
+    wide = cnp.PyArray_EMPTY(1, &size, cnp.PyArray_TYPE(v), 0)
+    if cnp.PyArray_TYPE(v) == cnp.NPY_FLOAT:
+        kernels.f32.row_fill(<float*>cnp.PyArray_DATA(v), v.size, pixels, 1, <float*>cnp.PyArray_DATA(wide))
+    else:
+        kernels.f64.row_fill(<double*>cnp.PyArray_DATA(v), v.size, pixels, 1, <double*>cnp.PyArray_DATA(wide))
+    return wide
 
 
 cdef cnp.ndarray gathered(cnp.ndarray parts, Groups s):
     """(C * pixels,) -> (C,)"""
-    return parts if s.pixels == 1 else parts.reshape(s.C, s.pixels).sum(axis=1, dtype=np.float64).astype(parts.dtype)
+    cdef const fc_isa* kernels = active_isa()
+    cdef cnp.ndarray sums
+    cdef cnp.npy_intp C = s.C
+    cdef index c
+    if s.pixels == 1:
+        return parts
+    sums = cnp.PyArray_EMPTY(1, &C, cnp.PyArray_TYPE(parts), 0)
+    for c in range(s.C):
+        if cnp.PyArray_TYPE(parts) == cnp.NPY_FLOAT:
+            (<float*>cnp.PyArray_DATA(sums))[c] = <float>kernels.f32.sum(<float*>cnp.PyArray_DATA(parts) + c * s.pixels, s.pixels)
+        else:
+            (<double*>cnp.PyArray_DATA(sums))[c] = kernels.f64.sum(<double*>cnp.PyArray_DATA(parts) + c * s.pixels, s.pixels)
+    return sums
 
 
 def group_norm(cnp.ndarray input, index num_groups, weight, bias, double eps):
