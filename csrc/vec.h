@@ -79,6 +79,13 @@ static inline __attribute__((always_inline)) ivec FC_FN(load_bytes)(const int8_t
 }
 #endif
 
+/* Keeps a load from becoming one under a mask that depends on other data, which is slow. */
+#if defined(__AVX512F__) && FC_VBYTES == 64
+#define FC_LOADED(v) __asm__("" : "+v"(v))
+#else
+#define FC_LOADED(v) ((void)(v))
+#endif
+
 /* Lane-wise choice: mask lanes are all ones or all zeros, as comparisons of vectors give. */
 static inline __attribute__((always_inline)) vec FC_FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline __attribute__((always_inline)) ivec FC_FN(select_i)(ivec mask, ivec yes, ivec no) { return (yes & mask) | (no & ~mask); }
