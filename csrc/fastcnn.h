@@ -80,7 +80,7 @@ enum fc_eltwise_op {
         void (*column_grad)(int op, T slope, const T *grad, const T *x, const T *mean, const T *scale, const T *shift, const T *k1,          \
                             const T *k2, const T *k3, fc_index rows, fc_index cols, T *out, T *sum);                                        \
         void (*norm_rows)(const T *x, fc_index rows, fc_index n, fc_index first, fc_index period, double eps, const T *weight, const T *bias, T *out); \
-        void (*norm_rows_backward)(const T *grad, const T *x, fc_index rows, fc_index n, fc_index first, fc_index period, double eps,      \
+        void (*norm_rows_backward)(const T *grad, const T *x, fc_index periods, fc_index n, fc_index period, double eps,                   \
                                    const T *weight, T *out, T *grad_weight, T *grad_bias);                                                 \
         void (*add_parts)(const T *parts, fc_index stride, fc_index count, fc_index n, T *out);                                             \
         double (*square_error)(const T *x, const T *y, fc_index n);                                                                        \

@@ -1,5 +1,5 @@
-"""Layer and group normalisation, the squared error and global average pooling of the compiled backend against the reference in float64: every instruction set, both types, memory
-formats and strided views, rows of all lengths."""
+"""Layer and group normalisation, the squared error and global average pooling of the compiled backend against the reference in float64: every instruction
+set, both types, memory formats and strided views, rows of all lengths."""
 
 import numpy as np
 import pytest
@@ -51,9 +51,9 @@ def test_layer_norm_over_several_axes_of_any_strides(isa, dtype, rng):
             np.testing.assert_array_equal(a, e)
 
 
-# shape, groups: one pixel; small planes, where a group is a row, short and long; planes of their own; several pieces; single groups of all channels, and of one.
-GROUPS = [((3, 6, 1, 1), 2), ((5, 32, 1, 1), 4), ((4, 6, 3, 5), 3), ((7, 8, 8, 8), 2), ((2, 512, 7, 7), 1), ((3, 6, 9, 13), 2), ((2, 4, 33, 40), 4), ((1, 16, 40, 41), 1),
-          ((0, 4, 3, 3), 2), ((9, 5, 2, 3), 5), ((40, 3, 1, 2), 1)]  # fmt: skip
+# shape, groups: one pixel; small planes, where a group is a row, short and long; planes of their own; several pieces; groups of all channels, and of one.
+GROUPS = [((3, 6, 1, 1), 2), ((5, 32, 1, 1), 4), ((4, 6, 3, 5), 3), ((7, 8, 8, 8), 2), ((2, 512, 7, 7), 1), ((3, 6, 9, 13), 2), ((2, 4, 33, 40), 4),
+          ((1, 16, 40, 41), 1), ((0, 4, 3, 3), 2), ((9, 5, 2, 3), 5), ((40, 3, 1, 2), 1)]  # fmt: skip
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -114,11 +114,13 @@ def test_mse_agrees(shape, isa, dtype, rng):
 
 def test_mse_of_other_memory_formats(isa, dtype, rng):
     x, t, g = (rng.integers(-4, 5, (3, 5, 7, 9)).astype(dtype) for _ in range(3))
+    wanted = [reference.mse_loss(x, t, "sum"), reference.mse_loss(x, t, "none"), reference.mse_loss_backward(g, x, t, "none")]
     for one in FORMATS:
         for other in FORMATS:
-            np.testing.assert_array_equal(cpu.mse_loss(in_format(x, one), in_format(t, other), "sum"), reference.mse_loss(x, t, "sum"))
-            np.testing.assert_array_equal(cpu.mse_loss(in_format(x, one), in_format(t, other), "none"), reference.mse_loss(x, t, "none"))
-            np.testing.assert_array_equal(cpu.mse_loss_backward(in_format(g, other), in_format(x, one), t, "none"), reference.mse_loss_backward(g, x, t, "none"))
+            a, b, grad = in_format(x, one), in_format(t, other), in_format(g, other)
+            np.testing.assert_array_equal(cpu.mse_loss(a, b, "sum"), wanted[0])
+            np.testing.assert_array_equal(cpu.mse_loss(a, b, "none"), wanted[1])
+            np.testing.assert_array_equal(cpu.mse_loss_backward(grad, a, t, "none"), wanted[2])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (8, 8), (5, 13), (64, 65)], ids=str)

@@ -45,8 +45,10 @@ def _apply_backward_output(op: str, grad_output: Any, input: Any, output: Any, *
         output = _apply(op.removesuffix("_backward"), input, *options)
     else:
         output = alike(output, input, op, "output")
-    grad_input = _apply_backward(op, grad_output, output, *options)
-    return grad_input if output.flags.c_contiguous and input.flags.c_contiguous else formatted(grad_input, input)
+    if not input.ndim:
+        return _apply_backward(op, grad_output, output, *options)
+    grad_output = alike(grad_output, input, op, "grad_output")
+    return formatted(getattr(current(), op)(grad_output, output, *options), input)
 
 
 def relu(input: np.ndarray) -> np.ndarray:

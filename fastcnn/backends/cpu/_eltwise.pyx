@@ -44,8 +44,15 @@ cdef cnp.ndarray as_dense(cnp.ndarray a):
     return cnp.PyArray_GETCONTIGUOUS(a)
 
 
+cdef inline cnp.ndarray fresh(cnp.ndarray x):
+    """numpy.empty_like of a dense array; for C-contiguous ones without a call of Python's."""
+    if cnp.PyArray_IS_C_CONTIGUOUS(x):
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+    return np.empty_like(x)
+
+
 cdef cnp.ndarray apply(int op, cnp.ndarray input, double a, double b, double cost):
-    cdef cnp.ndarray x = as_dense(input), out = np.empty_like(x)
+    cdef cnp.ndarray x = as_dense(input), out = fresh(x)
     cdef const fc_isa* kernels = active_isa()
     cdef index n = x.size, i, pieces = ceil_div(n, PIECE)
     cdef int threads = thread_count(cost * n, pieces)
@@ -71,7 +78,7 @@ cdef cnp.ndarray beside(cnp.ndarray other, cnp.ndarray x):
 
 
 cdef cnp.ndarray apply_backward(int op, cnp.ndarray grad_output, cnp.ndarray input, double a, double b, double cost):
-    cdef cnp.ndarray x = as_dense(input), g = beside(grad_output, x), out = np.empty_like(x)
+    cdef cnp.ndarray x = as_dense(input), g = beside(grad_output, x), out = fresh(x)
     cdef const fc_isa* kernels = active_isa()
     cdef index n = x.size, i, pieces = ceil_div(n, PIECE)
     cdef int threads = thread_count(cost * n, pieces)
@@ -194,7 +201,7 @@ cdef void differences(const fc_isa* kernels, const real* grad, index step, const
 cdef cnp.ndarray difference(object grad, double scale, cnp.ndarray x, cnp.ndarray t):
     """(x - t)^2, or its gradient: grad is an array like x, scale for all, or False."""
     cdef const fc_isa* kernels = active_isa()
-    cdef cnp.ndarray out = np.empty_like(x), g
+    cdef cnp.ndarray out = fresh(x), g
     cdef void* xp = cnp.PyArray_DATA(x)
     cdef void* tp = cnp.PyArray_DATA(t)
     cdef void* op = cnp.PyArray_DATA(out)

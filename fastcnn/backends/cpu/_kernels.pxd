@@ -46,7 +46,7 @@ cdef extern from "fastcnn.h" nogil:
         void (*column_normalise)(int op, float slope, const float* x, const float* mean, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, float* out) noexcept nogil
         void (*column_grad)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, const float* k1, const float* k2, const float* k3, Py_ssize_t rows, Py_ssize_t cols, float* out, float* sum) noexcept nogil
         void (*norm_rows)(const float* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const float* weight, const float* bias, float* out) noexcept nogil
-        void (*norm_rows_backward)(const float* grad, const float* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const float* weight, float* out, float* grad_weight, float* grad_bias) noexcept nogil
+        void (*norm_rows_backward)(const float* grad, const float* x, Py_ssize_t periods, Py_ssize_t n, Py_ssize_t period, double eps, const float* weight, float* out, float* grad_weight, float* grad_bias) noexcept nogil
         void (*add_parts)(const float* parts, Py_ssize_t stride, Py_ssize_t count, Py_ssize_t n, float* out) noexcept nogil
         double (*square_error)(const float* x, const float* y, Py_ssize_t n) noexcept nogil
         void (*square_difference)(const float* grad, Py_ssize_t step, const float* x, const float* y, float* out, Py_ssize_t n) noexcept nogil
@@ -113,7 +113,7 @@ cdef extern from "fastcnn.h" nogil:
         void (*column_normalise)(int op, double slope, const double* x, const double* mean, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, double* out) noexcept nogil
         void (*column_grad)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, const double* k1, const double* k2, const double* k3, Py_ssize_t rows, Py_ssize_t cols, double* out, double* sum) noexcept nogil
         void (*norm_rows)(const double* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const double* weight, const double* bias, double* out) noexcept nogil
-        void (*norm_rows_backward)(const double* grad, const double* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const double* weight, double* out, double* grad_weight, double* grad_bias) noexcept nogil
+        void (*norm_rows_backward)(const double* grad, const double* x, Py_ssize_t periods, Py_ssize_t n, Py_ssize_t period, double eps, const double* weight, double* out, double* grad_weight, double* grad_bias) noexcept nogil
         void (*add_parts)(const double* parts, Py_ssize_t stride, Py_ssize_t count, Py_ssize_t n, double* out) noexcept nogil
         double (*square_error)(const double* x, const double* y, Py_ssize_t n) noexcept nogil
         void (*square_difference)(const double* grad, Py_ssize_t step, const double* x, const double* y, double* out, Py_ssize_t n) noexcept nogil

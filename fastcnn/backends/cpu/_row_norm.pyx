@@ -75,9 +75,9 @@ cdef void backward_rows(const fc_isa* kernels, Rows s, double eps, const real* g
         mine = parts + 2 * i * width
         memset(mine, 0, 2 * width * sizeof(real))
         if real is float:
-            kernels.f32.norm_rows_backward(grad + at * s.n, x + at * s.n, imin(s.per, s.rows - at), s.n, at, s.period, eps, weight, out + at * s.n, mine, mine + width)
+            kernels.f32.norm_rows_backward(grad + at * s.n, x + at * s.n, imin(s.per, s.rows - at) // s.period, s.n, s.period, eps, weight, out + at * s.n, mine, mine + width)
         else:
-            kernels.f64.norm_rows_backward(grad + at * s.n, x + at * s.n, imin(s.per, s.rows - at), s.n, at, s.period, eps, weight, out + at * s.n, mine, mine + width)
+            kernels.f64.norm_rows_backward(grad + at * s.n, x + at * s.n, imin(s.per, s.rows - at) // s.period, s.n, s.period, eps, weight, out + at * s.n, mine, mine + width)
     threads = thread_count(8.0 * items * width, ceil_div(width, COLUMNS))
     for i in prange(ceil_div(width, COLUMNS), num_threads=threads, schedule="static"):
         at = i * COLUMNS
