@@ -124,6 +124,7 @@ def _readme(args: Args) -> int:
     from bench import readme
 
     print(f"{readme.fill(readme.README, readme.RESULTS)} results are now in {readme.README}")
+    readme.fill_below(readme.README, readme.RESULTS)
     print(f"{readme.fill(readme.FRONT, readme.RESULTS, readme.FRONT_KINDS)} results are now in {readme.FRONT}")
     print(f"{readme.fill_courses(readme.COURSE_PAGES, readme.RESULTS)} pages of {readme.COURSE_PAGES} have results")
     readme.fill(readme.FRONT, readme.RESULTS, (readme.runs.KIND,), readme.RECIPES)

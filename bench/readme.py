@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import bridge, changes, convs, coursework, cuda_times, data, growth, memory, ops, overhead, roofline, runs, steps
+from bench import below, bridge, changes, convs, coursework, cuda_times, data, growth, memory, ops, overhead, roofline, runs, steps
 from fastcnn.files import write_atomically
 
 README = Path(__file__).with_name("README.md")
@@ -11,6 +11,7 @@ FRONT = Path(__file__).parents[1] / "README.md"
 FRONT_KINDS = (steps.KIND, roofline.KIND)  # what a first reader wants: a training step, and how near to the machine's limit
 RESULTS = Path(__file__).with_name("results")
 RECIPES = "recipes"  # the place of the front page where runs of the recipes stand; that of all other tables is TABLE
+BELOW = "below"  # where bench/README.md names the rows below what is wanted
 TABLE = "table"
 
 RENDERERS = {
@@ -68,6 +69,12 @@ def fill_courses(pages: Path, results: Path) -> int:
         replace(page, tables)
         filled += bool(tables)
     return filled
+
+
+def fill_below(readme: Path, results: Path) -> None:
+    """The rows of single convolutions below what is wanted of them."""
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("conv-*.json"))]
+    replace(readme, [below.render(documents)], BELOW)
 
 
 def replace(readme: Path, tables: list[str], place: str = TABLE) -> None:

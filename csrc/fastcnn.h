@@ -36,8 +36,11 @@ enum fc_eltwise_op {
                           fc_index w_tap, const T *bias, T *out, fc_index out_pixel, fc_index pixels, fc_index channels);                  \
         void (*depthwise_outer)(const T *x, fc_index x_pixel, fc_index tap_row, fc_index tap_col, fc_index kh, fc_index kw, const T *grad, \
                                 fc_index g_pixel, T *out, fc_index w_tap, fc_index pixels, fc_index channels);                             \
-        void (*planes)(const T *w, fc_index w_channel, const T *bias, const T *x, const fc_index *offset, fc_index taps, fc_index x_vector, T *out, \
-                       fc_index out_channel, fc_index out_vector, int full, int last, int m, int nv);                                      \
+        void (*planes)(const T *w, fc_index w_channel, const T *bias, const T *x, const fc_index *offset, fc_index taps, fc_index x_vector,  \
+                       int accumulate, T *out, fc_index out_channel, fc_index out_vector, int full, int last, int m, int nv);               \
+        void (*gather_runs)(const T *x, fc_index x_channel, fc_index step, const fc_index *runs, fc_index count, T *dst, fc_index dst_channel, \
+                            fc_index channels);                                                                                              \
+        void (*expect_runs)(const T *x, fc_index x_channel, fc_index step, const fc_index *runs, fc_index count, fc_index channels);        \
         void (*planes_outer)(const T *grad, fc_index g_channel, fc_index g_row, const T *x, const fc_index *offset, fc_index taps, fc_index x_row,   \
                              fc_index x_vector, fc_index nrows, fc_index OW, T *out, fc_index m);                                           \
         void (*lanes_scatter)(const T *grad, const fc_index *g_offset, const T *w, const fc_index *w_offset, fc_index count, T *out, fc_index pixels, \

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from tree import ROOT, needs_tree
 
 from bench import (
+    below,
     changes,
     checks,
     compare,
@@ -39,7 +40,7 @@ from bench import (
 from bench.__main__ import main
 from bench.contest import Contest
 from bench.peers import OPS, Fastcnn, Operands
-from bench.problems import Problem, ProblemError
+from bench.problems import Problem, ProblemError, load
 from bench.worker import Failed, Prepared, Server, Worker
 from fastcnn import backend, datasets, nn, recipes
 from fastcnn.backend import use_backend
@@ -970,6 +971,32 @@ def test_readme_without_its_marks_is_refused(tmp_path):
     page.write_text("no marks")
     with pytest.raises(ValueError, match="must hold"):
         readme.fill(page, tmp_path)
+
+
+def test_rows_below_what_is_wanted_are_named_with_their_limit():
+    settings = {"backend": "cpu", "dtype": "float32", "peers": ["torch"]}
+
+    def row(name, op, ours, theirs, implementation="direct"):
+        problem = {p.name: p for p in load("resnet50")}[name]
+        results = {"cpu": {"minimum": ours, "implementation": implementation}, "torch nchw": {"minimum": theirs}}
+        return {"list": "resnet50", "problem": name, "op": op, "flops": problem.flops, "bytes": 4 * problem.elements, "results": results}
+
+    wide = next(p for p in load("resnet50") if p.kernel == (3, 3) and p.stride == (1, 1))
+    plain = next(p for p in load("resnet50") if p.kernel == (1, 1))
+    assert below.wanted(wide, "float32") == 2 and below.wanted(plain, "float32") == 1 and below.wanted(plain, "float64") == 2
+    assert below.wanted(replace(plain, C=3), "float32") == 1.3
+    rows = [row(wide.name, "forward", 1, 1.9, "winograd_4x4_3x3"), row(wide.name, "grad_input", 1, 2.1), row(plain.name, "forward", 1, 0.5)]
+    text = below.render([{"settings": settings, "machine": [{"fma": 1e12, "copy": 1e11}], "rows": rows}])
+    lines = [line for line in text.splitlines() if line.startswith("| resnet50")]
+    assert text.startswith("2 of 3 rows") and plain.name in lines[0] and wide.name in lines[1] and "0.500x" in lines[0] and "transforms" in lines[1]
+
+
+@needs_tree
+def test_readme_names_the_rows_below_what_is_wanted(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text(readme.README.read_text(encoding="utf-8"), encoding="utf-8")
+    readme.fill_below(copy, readme.RESULTS)
+    assert copy.read_text(encoding="utf-8") == readme.README.read_text(encoding="utf-8"), "run python -m bench readme"
 
 
 @needs_tree

@@ -108,10 +108,10 @@ cdef void convolve_row(const fc_isa* kernels, const Stage* s, const index* offse
             v = p * s.OW // parts
             nv = <int>((p + 1) * s.OW // parts - v)
             if real is float:
-                kernels.f32.planes(w + o * taps, taps, b + o if b != NULL else NULL, x + v * s.SW * lanes, offset, taps, s.SW * lanes,
+                kernels.f32.planes(w + o * taps, taps, b + o if b != NULL else NULL, x + v * s.SW * lanes, offset, taps, s.SW * lanes, False,
                                    out + o * out_channel + v * lanes, out_channel, lanes, <int>lanes, <int>lanes, m, nv)
             else:
-                kernels.f64.planes(w + o * taps, taps, b + o if b != NULL else NULL, x + v * s.SW * lanes, offset, taps, s.SW * lanes,
+                kernels.f64.planes(w + o * taps, taps, b + o if b != NULL else NULL, x + v * s.SW * lanes, offset, taps, s.SW * lanes, False,
                                    out + o * out_channel + v * lanes, out_channel, lanes, <int>lanes, <int>lanes, m, nv)
 
 

@@ -23,7 +23,6 @@ fc_use_pool(pool())
 
 cdef enum:
     STRIP_BYTES = 192 * 1024  # of copied input planes per item: L2, read once per block of output channels
-    COLUMN_BYTES = 24 * 1024  # of input per item of a 1x1 kernel: half of L1, 96 pixels of 64 channels
     FLIP_ROWS = 16            # input channels whose weights are turned at a time
     MOST_SLOTS = 16           # partial weight gradients; their number depends on shapes alone, so that the bits do not depend on the threads
 
@@ -36,7 +35,6 @@ cdef struct Plan:
     index rows
     index strips
     index items
-    bint pointwise    # a 1x1 kernel on whole planes: their pixels are one long row, cut into strips of `width`
     index depth       # rows of a copied plane
     index width       # of its rows
     size_t strip_bytes
@@ -44,7 +42,7 @@ cdef struct Plan:
     size_t worker_bytes
 
 
-cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View s, real* tag) noexcept nogil:
+cdef Plan make_plan(const fc_isa* kernels, Geometry* g, real* tag) noexcept nogil:
     cdef Plan p
     cdef double flops = 2.0 * g.N * g.OH * g.OW * g.O * g.Cg * g.KH * g.KW
     cdef index most
@@ -53,16 +51,6 @@ cdef Plan make_plan(const fc_isa* kernels, Geometry* g, View s, real* tag) noexc
     else:
         p.lanes, p.mr, p.nv = kernels.f64.lanes, kernels.f64.mr, kernels.f64.nv
     p.offset_bytes = aligned(g.Cg * g.KH * g.KW * sizeof(index))
-    p.pointwise = g.KH == 1 and g.KW == 1 and g.SH == 1 and g.OH == g.H and g.OW == g.W and g.PT == 0 and g.PL == 0 and s.w == 1 and (s.h == g.W or g.H == 1)
-    if p.pointwise:
-        p.width, p.rows, p.depth = p.nv * p.lanes, 1, 1
-        p.width *= imax(1, imin(4, COLUMN_BYTES // (g.Cg * p.width * <index>sizeof(real))))
-        p.strips = ceil_div(g.OH * g.OW, p.width)
-        p.items = g.N * g.G * p.strips
-        p.threads = thread_count(flops, p.items)
-        p.strip_bytes = aligned(g.Cg * p.width * sizeof(real))
-        p.worker_bytes = p.strip_bytes + p.offset_bytes
-        return p
     p.width = g.OW + (g.KW - 1) * g.DW
     most = imax(1, (STRIP_BYTES // (p.width * g.Cg * <index>sizeof(real)) - ((g.KH - 1) * g.DH + 1)) // g.SH + 1)
     p.strips = ceil_div(g.OH, most)
@@ -127,9 +115,9 @@ cdef void run_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item
             if vectors == 1:  # narrow rows: several at a time, one vector each
                 nv = <int>imin(p.nv, rows - r)
                 if real is float:
-                    kernels.f32.planes(w + o * taps, taps, b, planes + r * g.SH * p.width, offset, taps, g.SH * p.width, out, g.OH * g.OW, g.OW, last, last, m, nv)
+                    kernels.f32.planes(w + o * taps, taps, b, planes + r * g.SH * p.width, offset, taps, g.SH * p.width, False, out, g.OH * g.OW, g.OW, last, last, m, nv)
                 else:
-                    kernels.f64.planes(w + o * taps, taps, b, planes + r * g.SH * p.width, offset, taps, g.SH * p.width, out, g.OH * g.OW, g.OW, last, last, m, nv)
+                    kernels.f64.planes(w + o * taps, taps, b, planes + r * g.SH * p.width, offset, taps, g.SH * p.width, False, out, g.OH * g.OW, g.OW, last, last, m, nv)
                 r += nv
                 continue
             v = 0
@@ -138,41 +126,13 @@ cdef void run_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item
                 if vectors - v == p.nv + 1 and p.nv > 2:
                     nv = 2  # 4 vectors are 2 + 2, not 3 + 1
                 if real is float:
-                    kernels.f32.planes(w + o * taps, taps, b, planes + r * g.SH * p.width + v * p.lanes, offset, taps, p.lanes, out + v * p.lanes, g.OH * g.OW, p.lanes,
+                    kernels.f32.planes(w + o * taps, taps, b, planes + r * g.SH * p.width + v * p.lanes, offset, taps, p.lanes, False, out + v * p.lanes, g.OH * g.OW, p.lanes,
                                        p.lanes, last if v + nv == vectors else p.lanes, m, nv)
                 else:
-                    kernels.f64.planes(w + o * taps, taps, b, planes + r * g.SH * p.width + v * p.lanes, offset, taps, p.lanes, out + v * p.lanes, g.OH * g.OW, p.lanes,
+                    kernels.f64.planes(w + o * taps, taps, b, planes + r * g.SH * p.width + v * p.lanes, offset, taps, p.lanes, False, out + v * p.lanes, g.OH * g.OW, p.lanes,
                                        p.lanes, last if v + nv == vectors else p.lanes, m, nv)
                 v += nv
             r += 1
-
-
-cdef void pointwise_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item, const real* x, View s, const real* w, const real* bias, real* y,
-                         char* scratch) noexcept nogil:
-    """A strip of pixels of one image and group: a matrix product of the weights and the planes, neither of which has to be transposed."""
-    cdef index strip = item % p.strips, group = item // p.strips % g.G, n = item // (p.strips * g.G), size = g.OH * g.OW, at = strip * p.width
-    cdef index pixels = imin(p.width, size - at), vectors = ceil_div(pixels, p.lanes), v = 0, c, o, block, blocks = ceil_div(g.Og, p.mr)
-    cdef real* planes = <real*>scratch
-    cdef index* offset = <index*>(scratch + p.strip_bytes)
-    cdef const real* b
-    cdef real* out
-    cdef int m, nv, last
-    for c in range(g.Cg):
-        memcpy(planes + c * p.width, x + n * s.n + (group * g.Cg + c) * s.c + at, pixels * sizeof(real))
-        offset[c] = c * p.width
-    while v < vectors:
-        nv = <int>imin(p.nv, vectors - v)
-        last = <int>imin(p.lanes, pixels - (v + nv - 1) * p.lanes)
-        for block in range(blocks):
-            o = group * g.Og + block * g.Og // blocks
-            m = <int>(group * g.Og + (block + 1) * g.Og // blocks - o)
-            b = bias + o if bias != NULL else NULL
-            out = y + (n * g.O + o) * size + at + v * p.lanes
-            if real is float:
-                kernels.f32.planes(w + o * g.Cg, g.Cg, b, planes + v * p.lanes, offset, g.Cg, p.lanes, out, size, p.lanes, p.lanes, last, m, nv)
-            else:
-                kernels.f64.planes(w + o * g.Cg, g.Cg, b, planes + v * p.lanes, offset, g.Cg, p.lanes, out, size, p.lanes, p.lanes, last, m, nv)
-        v += nv
 
 
 cdef void flip(const fc_isa* kernels, Geometry* g, const real* w, real* out, int threads) noexcept nogil:
@@ -204,7 +164,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
     if output.size == 0:
         return output
     cdef View s = view_of(input)
-    cdef Plan plan = make_plan(kernels, g, s, <real*>NULL)
+    cdef Plan plan = make_plan(kernels, g, <real*>NULL)
     cdef size_t weight_bytes = aligned(w.size * sizeof(real)) if flipped else 0
     cdef Arena arena = acquire(weight_bytes + plan.threads * plan.worker_bytes)
     cdef char* scratch = arena.base + weight_bytes
@@ -222,10 +182,7 @@ cdef cnp.ndarray convolve(Geometry* g, cnp.ndarray input, cnp.ndarray weight, ob
             weights = <const real*>arena.base
         with parallel(num_threads=plan.threads):
             for item in prange(plan.items, schedule="dynamic", chunksize=1):
-                if plan.pointwise:
-                    pointwise_item(kernels, g, &plan, item, x, s, weights, b, y, scratch + threadid() * plan.worker_bytes)
-                else:
-                    run_item(kernels, g, &plan, item, x, s, weights, b, y, scratch + threadid() * plan.worker_bytes)
+                run_item(kernels, g, &plan, item, x, s, weights, b, y, scratch + threadid() * plan.worker_bytes)
     release(arena)
     return output
 
@@ -302,7 +259,7 @@ cdef cnp.ndarray weight_gradient(Geometry* g, cnp.ndarray grad_output, cnp.ndarr
         grad_weight.fill(0)
         return grad_weight
     cdef View s = view_of(input)
-    cdef Plan plan = make_plan(kernels, g, s, <real*>NULL)
+    cdef Plan plan = make_plan(kernels, g, <real*>NULL)
     # make_plan shares the rows out to the threads; sums cross strips here, so the cut is made again, from shapes alone
     plan.width = g.OW + (g.KW - 1) * g.DW
     plan.rows = imin(g.OH, imax(1, (STRIP_BYTES // (plan.width * g.Cg * <index>sizeof(real)) - ((g.KH - 1) * g.DH + 1)) // g.SH + 1))

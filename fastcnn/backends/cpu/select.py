@@ -27,6 +27,7 @@ from . import (
     _linear,
     _norm,
     _optim,
+    _pixels,
     _planes,
     _pool,
     _row_norm,
@@ -64,6 +65,14 @@ def not_covering(input_shape: tuple, weight_shape: tuple, padding: tuple, groups
     return None if groups == 1 else ("needs groups = 1, got {}", groups)
 
 
+def output_size(input_shape: tuple, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple) -> tuple[int, int]:
+    OH, OW = (
+        (extent + sum(pads) - (kernel - 1) * distance - 1) // step + 1
+        for extent, kernel, step, pads, distance in zip(input_shape[2:], weight_shape[2:], stride, padding, dilation, strict=True)
+    )
+    return OH, OW
+
+
 def not_flat(*arrays: Any) -> Reason | None:
     return None if all(a.flags.c_contiguous for a in arrays) else ("needs C-contiguous arrays",)
 
@@ -87,8 +96,7 @@ def backward_work(grad_output: Any, weight: Any, input_shape: tuple, dilation: t
     filters, channels, KW = grad_output.shape[1] * weight.shape[1] / input_shape[1], weight.shape[1], weight.shape[3]
     runs = vectors(KW * channels, size) if dilation[1] == 1 else KW * vectors(channels, size)
     transposes = 1.15 if grad_output.strides[3] == size else 1.0
-    row_vectors = vectors(H * W, size) if grad_output.strides[2] == OW * size and weight.shape[2] == KW == 1 and (OH, OW) == (H, W) else H * vectors(W, size)
-    return row_vectors * channels * KW, transposes * H * W * vectors(channels, size) * KW, OH * -(-OW // 8) * 8 * runs * (1 + 16 / filters)
+    return H * vectors(W, size) * channels * KW, transposes * H * W * vectors(channels, size) * KW, OH * -(-OW // 8) * 8 * runs * (1 + 16 / filters)
 
 
 def flip_is_slower(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
@@ -241,9 +249,29 @@ def not_stencil_grad_weight(grad_output: Any, input: Any, weight_shape: tuple, s
     return not_filled(OW, vectors(OW, size) * filters, groups, channels, filters, size)
 
 
-def whole_planes(x: Any, taps: int, stride: tuple, padding: tuple) -> bool:
-    """Are the pixels of a plane one long row for a 1x1 kernel?"""
-    return taps == 1 and stride == (1, 1) and padding == ((0, 0), (0, 0)) and x.strides[2] == x.shape[3] * x.itemsize
+def not_pixels(x: Any, filters: int, taps: int, pixels: int, groups: int) -> Reason | None:
+    """A matrix product of the weights and pixels laid side by side, neither transposed. 1x1 kernels always gain. For larger ones each input pixel is laid out
+    once per tap, which takes a third of a tile's time: as much as the transposes and packed weights of channels-last tiles from 512 filters on, and where all
+    pixels are one tile."""
+    if x.strides[3] != x.itemsize:
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    if groups > 1 and filters < 8:
+        return "needs 8 filters a group, got {}", filters
+    if taps == 1:
+        return None if pixels >= 8 else ("needs images of at least 8 pixels, got {}", pixels)
+    if filters >= 512 or (filters >= 128 and len(x) * pixels <= 32):
+        return None
+    return "needs 512 filters to pay for laying out the pixels of {} taps, got {}", taps, filters
+
+
+def not_pixels_forward(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    OH, OW = output_size(input.shape, weight.shape, stride, padding, dilation)
+    return not_pixels(input, len(weight) // groups, weight.shape[2] * weight.shape[3], OH * OW, groups)
+
+
+def not_pixels_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    reason = not_flippable(weight, stride, padding, dilation)
+    return reason or not_pixels(grad_output, weight.shape[1], weight.shape[2] * weight.shape[3], input_shape[2] * input_shape[3], groups)
 
 
 def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
@@ -258,8 +286,6 @@ def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple
     O, channels, KH, KW = weight.shape
     filters, (PL, PR) = O // groups, padding[1]
     OW = input.shape[3] + PL + PR - (KW - 1) * dilation[1]
-    if whole_planes(input, KH * KW, stride, padding):
-        OW *= input.shape[2]
     ours = vectors(OW, size) * filters
     if groups > 1 and channels == filters == 1:  # against one filter per lane
         theirs, most = OW * vectors(groups, size) / groups, 0.9
@@ -348,13 +374,9 @@ def channel_work(channels: int, itemsize: int) -> float:
 
 
 def not_lanes_forward(x: Any, w: Any, b: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
-    OH, OW = (
-        (extent + sum(pads) - (kernel - 1) * distance - 1) // step + 1
-        for extent, kernel, step, pads, distance in zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True)
-    )
+    OH, OW = output_size(x.shape, w.shape, stride, padding, dilation)
     # direct_planes moves nothing; beginning and storing a tile takes as long as 20 of its taps
-    row = OH * OW if whole_planes(x, w.shape[2] * w.shape[3], stride, padding) else OW
-    pixels = 1.1 * lanes_per(row, x.itemsize) + min(1, 20 / w[0].size) if stride[1] == 1 else math.inf
+    pixels = 1.1 * lanes_per(OW, x.itemsize) + min(1, 20 / w[0].size) if stride[1] == 1 else math.inf
     channels = channel_work(len(w), x.itemsize)
     return not_lanes(len(x), w.shape, x.shape[2:], (OH, OW), groups, x.itemsize, lambda move: min(pixels, channels + move), (x, w))
 
@@ -432,6 +454,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
+        Impl("direct_pixels", _pixels.conv2d, not_pixels_forward),
         Impl("direct_lanes", _lanes.conv2d, not_lanes_forward),
         Impl("direct_flat", _flat.conv2d, not_flat_planes),
         Impl("direct_stencil", _stencil.conv2d, not_stencil),
@@ -443,6 +466,7 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
         Impl("gemm_covering", conv2d_grad_input_covering,
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
+        Impl("direct_pixels_flipped", _pixels.conv2d_grad_input, not_pixels_backwards),
         Impl("direct_lanes", _lanes.conv2d_grad_input, not_lanes_backwards),
         Impl("direct_flat_flipped", _flat.conv2d_grad_input, not_flat_planes_backwards),
         Impl("direct_stencil", _stencil.conv2d_grad_input, not_stencil_backwards),
@@ -520,7 +544,9 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_planes", "direct_planes_flipped", "direct_stencil", "direct_flat", "direct_flat_flipped")
+NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_stencil") + tuple(
+    f"direct_{lanes}{flipped}" for lanes in ("pixels", "planes", "flat") for flipped in ("", "_flipped")
+)
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
