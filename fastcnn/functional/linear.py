@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import current
 from ..shapes import ShapeError, check_bytes
-from ._check import array, contiguous, like, mask3, shape_text, shaped
+from ._check import array, contiguous, like, mask3, shape_text, shaped, wrong_shape
 
 
 def _matrix(op: str, input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,9 @@ def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
     """input @ weight.T + bias, (*, in_features) x (out_features, in_features) [+ (out_features,)] -> (*, out_features)."""
     matrix, weight = _matrix("linear", input, weight)
     if bias is not None:
-        bias = shaped(bias, matrix, weight.shape[:1], "linear", "bias", f"weight has {weight.shape[0]} rows")
+        bias = like(bias, matrix, "linear", "bias")
+        if bias.shape != weight.shape[:1]:
+            wrong_shape(bias.shape, weight.shape[:1], "linear", "bias", f"weight has {weight.shape[0]} rows")
     output = current().linear(matrix, weight, bias)
     if input.ndim != 2:
         output = output.reshape(*input.shape[:-1], weight.shape[0])

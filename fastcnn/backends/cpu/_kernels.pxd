@@ -40,11 +40,20 @@ cdef extern from "fastcnn.h" nogil:
         void (*grad_sums)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
         void (*affine)(const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float scale, float shift, float* out, Py_ssize_t n) noexcept nogil
         void (*affine2)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float k1, float k2, float k3, float* out, Py_ssize_t n) noexcept nogil
+        void (*affine_image)(const float* x, Py_ssize_t channels, Py_ssize_t n, const float* mean, const float* scale, const float* shift, float* out) noexcept nogil
+        void (*affine2_image)(const float* grad, const float* x, Py_ssize_t channels, Py_ssize_t n, const float* mean, const float* k1, const float* k2, const float* k3, float* out) noexcept nogil
         void (*column_sums)(const float* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum) noexcept nogil
         void (*column_square_deviations)(const float* x, const float* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum, float* deviation) noexcept nogil
         void (*column_grad_sums)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, float* sum, float* dot) noexcept nogil
         void (*column_normalise)(int op, float slope, const float* x, const float* mean, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, float* out) noexcept nogil
         void (*column_grad)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, const float* k1, const float* k2, const float* k3, Py_ssize_t rows, Py_ssize_t cols, float* out, float* sum) noexcept nogil
+        void (*norm_rows)(const float* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const float* weight, const float* bias, float* out) noexcept nogil
+        void (*norm_rows_backward)(const float* grad, const float* x, Py_ssize_t periods, Py_ssize_t n, Py_ssize_t period, double eps, const float* weight, float* out, float* grad_weight, float* grad_bias) noexcept nogil
+        void (*add_parts)(const float* parts, Py_ssize_t stride, Py_ssize_t count, Py_ssize_t n, float* out) noexcept nogil
+        double (*square_error)(const float* x, const float* y, Py_ssize_t n) noexcept nogil
+        void (*square_difference)(const float* grad, Py_ssize_t step, const float* x, const float* y, float* out, Py_ssize_t n) noexcept nogil
+        void (*row_means)(const float* x, Py_ssize_t rows, Py_ssize_t n, float* out) noexcept nogil
+        void (*row_fill)(const float* x, Py_ssize_t rows, Py_ssize_t n, float divisor, float* out) noexcept nogil
         void (*eltwise)(int op, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
         void (*eltwise_backward)(int op, const float* grad, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
         void (*softmax_rows)(int logarithm, const float* x, Py_ssize_t rows, Py_ssize_t C, float* out) noexcept nogil
@@ -103,11 +112,20 @@ cdef extern from "fastcnn.h" nogil:
         void (*grad_sums)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
         void (*affine)(const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double scale, double shift, double* out, Py_ssize_t n) noexcept nogil
         void (*affine2)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double k1, double k2, double k3, double* out, Py_ssize_t n) noexcept nogil
+        void (*affine_image)(const double* x, Py_ssize_t channels, Py_ssize_t n, const double* mean, const double* scale, const double* shift, double* out) noexcept nogil
+        void (*affine2_image)(const double* grad, const double* x, Py_ssize_t channels, Py_ssize_t n, const double* mean, const double* k1, const double* k2, const double* k3, double* out) noexcept nogil
         void (*column_sums)(const double* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum) noexcept nogil
         void (*column_square_deviations)(const double* x, const double* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum, double* deviation) noexcept nogil
         void (*column_grad_sums)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, double* sum, double* dot) noexcept nogil
         void (*column_normalise)(int op, double slope, const double* x, const double* mean, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, double* out) noexcept nogil
         void (*column_grad)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, const double* k1, const double* k2, const double* k3, Py_ssize_t rows, Py_ssize_t cols, double* out, double* sum) noexcept nogil
+        void (*norm_rows)(const double* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const double* weight, const double* bias, double* out) noexcept nogil
+        void (*norm_rows_backward)(const double* grad, const double* x, Py_ssize_t periods, Py_ssize_t n, Py_ssize_t period, double eps, const double* weight, double* out, double* grad_weight, double* grad_bias) noexcept nogil
+        void (*add_parts)(const double* parts, Py_ssize_t stride, Py_ssize_t count, Py_ssize_t n, double* out) noexcept nogil
+        double (*square_error)(const double* x, const double* y, Py_ssize_t n) noexcept nogil
+        void (*square_difference)(const double* grad, Py_ssize_t step, const double* x, const double* y, double* out, Py_ssize_t n) noexcept nogil
+        void (*row_means)(const double* x, Py_ssize_t rows, Py_ssize_t n, double* out) noexcept nogil
+        void (*row_fill)(const double* x, Py_ssize_t rows, Py_ssize_t n, double divisor, double* out) noexcept nogil
         void (*eltwise)(int op, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
         void (*eltwise_backward)(int op, const double* grad, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
         void (*softmax_rows)(int logarithm, const double* x, Py_ssize_t rows, Py_ssize_t C, double* out) noexcept nogil
