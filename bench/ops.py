@@ -1,4 +1,4 @@
-"""`python -m bench ops`: what stands between convolutions, forward and backward: pooling, batch normalisation, unfold, fold, linear, cross-entropy.
+"""`python -m bench ops`: what stands between convolutions, forward and backward: pooling, normalisation, activations, unfold, fold, linear, losses.
 
 Backward computes all gradients that training needs; what the forward pass keeps for it (positions of maxima, statistics) is made before the clock starts,
 in every library its own.
@@ -31,20 +31,30 @@ LIMIT = 100
 
 
 class Case(NamedTuple):
-    """A function of the same name here and in torch.nn.functional: the shapes of its arrays, its other arguments."""
+    """A function of the same name here and in torch.nn.functional: the shapes of its arrays, its options; `required`: arguments that stand between the first
+    array and the others."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     options: dict[str, Any]
+    required: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         options = [f"{key}={value}" for key, value in self.options.items()]
-        return " ".join([self.name, ", ".join("x".join(map(str, shape)) for shape in self.shapes), *options])
+        return " ".join([self.name, ", ".join("x".join(map(str, shape)) for shape in self.shapes), *map(str, self.required), *options])
 
 
 def _normed(*shape: int) -> Case:
     channels = (shape[1],)
     return Case("batch_norm", (shape, channels, channels, channels, channels), {"training": True})
+
+
+def _layer_normed(*shape: int) -> Case:
+    return Case("layer_norm", (shape, shape[-1:], shape[-1:]), {}, (shape[-1:],))
+
+
+def _group_normed(*shape: int, groups: int) -> Case:
+    return Case("group_norm", (shape, shape[1:2], shape[1:2]), {}, (groups,))
 
 
 CASES = [
@@ -68,13 +78,29 @@ CASES = [
     Case("cross_entropy", ((64, 10), (64,)), {}),
     Case("cross_entropy", ((64, 1000), (64,)), {}),
     Case("cross_entropy", ((4096, 10), (4096,)), {}),
+    _layer_normed(1, 10),
+    _layer_normed(512, 768),  # the tokens of a transformer
+    _layer_normed(25088, 96),  # the pixels of a ConvNeXt's first stage
+    _group_normed(64, 32, 32, 32, groups=8),
+    _group_normed(64, 128, 8, 8, groups=32),
+    _group_normed(4, 64, 112, 112, groups=64),  # instance normalisation
+    *(Case(name, (shape,), {}) for name in ("relu", "sigmoid", "silu", "gelu", "tanh") for shape in ((64, 10), (64, 128, 8, 8), (64, 32, 32, 32))),
+    Case("softmax", ((64, 10),), {"dim": 1}),
+    Case("softmax", ((64, 1000),), {"dim": 1}),
+    Case("mse_loss", ((64, 10), (64, 10)), {}),
+    Case("mse_loss", ((64, 32, 32, 32), (64, 32, 32, 32)), {}),
+    Case("adaptive_avg_pool2d", ((64, 128, 8, 8),), {"output_size": 1}),
+    Case("adaptive_avg_pool2d", ((1, 512, 7, 7),), {"output_size": 1}),
+    Case("adaptive_avg_pool2d", ((4, 96, 56, 56),), {"output_size": 1}),
 ]
 """From the reports' networks, and one larger of each kind."""
 
 SHORT = [Case("max_pool2d", ((4, 3, 9, 11),), {"kernel_size": 3, "stride": 2, "padding": 1}), Case("avg_pool2d", ((4, 3, 9, 11),), {"kernel_size": 2})]
 SHORT += [_normed(4, 5, 6, 7), Case("unfold", ((2, 3, 6, 7),), {"kernel_size": 3, "padding": 1})]
 SHORT += [Case("fold", ((2, 27, 42),), {"output_size": (6, 7), "kernel_size": 3, "padding": 1}), Case("linear", ((5, 20), (7, 20), (7,)), {})]
-SHORT += [Case("cross_entropy", ((6, 10), (6,)), {})]
+SHORT += [Case("cross_entropy", ((6, 10), (6,)), {}), _layer_normed(5, 7), _group_normed(3, 6, 5, 4, groups=2), Case("mse_loss", ((4, 5), (4, 5)), {})]
+SHORT += [Case(name, ((3, 5),), {}) for name in ("relu", "sigmoid", "silu", "gelu", "tanh")]
+SHORT += [Case("softmax", ((3, 5),), {"dim": 1}), Case("adaptive_avg_pool2d", ((2, 3, 5, 4),), {"output_size": 1})]
 
 
 @dataclass(frozen=True)
@@ -105,7 +131,7 @@ class OpJob:
         case = self.case
         arrays = self._arrays()
         if self.direction == "forward":
-            contender = library.function(case.name, arrays, case.options)
+            contender = library.function(case.name, arrays, case.options, case.required)
         elif isinstance(library, Fastcnn):
             contender = Contender(library.name, _with_scope(library, case, arrays, self._grad_output(arrays)), library.scope)
         elif isinstance(library, Torch) and not library.compiled:
@@ -129,7 +155,7 @@ class OpJob:
 
     def _grad_output(self, arrays: list[np.ndarray]) -> np.ndarray:
         with Fastcnn("reference").scope():
-            shape = np.shape(getattr(functional, self.case.name)(*arrays, **self.case.options))
+            shape = np.shape(getattr(functional, self.case.name)(arrays[0], *self.case.required, *arrays[1:], **self.case.options))
         return np.random.default_rng(1).standard_normal(shape, dtype=self.dtype).astype(arrays[0].dtype)
 
 
@@ -141,9 +167,11 @@ def _with_scope(library: Fastcnn, case: Case, arrays: list[np.ndarray], grad_out
             kept["places"] = functional.max_pool2d(*arrays, **case.options, return_places=True)[1]
         elif case.name == "batch_norm":
             _, kept["mean"], kept["var"] = functional.batch_norm(*arrays, **case.options, return_stats=True)
+        elif case.name in ("sigmoid", "tanh", "softmax"):
+            kept["output"] = getattr(functional, case.name)(*arrays, **case.options)
     backward = getattr(functional, f"{case.name}_backward")
     grad = float(grad_output) if grad_output.ndim == 0 else grad_output
-    return partial(backward, grad, *arrays, **case.options, **kept)
+    return partial(backward, grad, arrays[0], *case.required, *arrays[1:], **case.options, **kept)
 
 
 def _torch_backward(library: Torch, case: Case, arrays: list[np.ndarray], grad_output: np.ndarray) -> Contender:
@@ -152,7 +180,7 @@ def _torch_backward(library: Torch, case: Case, arrays: list[np.ndarray], grad_o
     tensors = [torch.from_numpy(array) if array.dtype.kind == "i" else library.tensor(array) for array in arrays]
     grad = library.tensor(grad_output) if grad_output.ndim else torch.tensor(grad_output.item(), dtype=tensors[0].dtype)
     with torch.inference_mode():
-        call = TORCH_BACKWARD[case.name](grad, *tensors, **case.options)
+        call = TORCH_BACKWARD[case.name](grad, tensors[0], *case.required, *tensors[1:], **case.options)
     return Contender(library.name, call, torch.inference_mode)
 
 
@@ -209,6 +237,72 @@ def _cross_entropy(grad: "torch.Tensor", x: "torch.Tensor", target: "torch.Tenso
     return backward
 
 
+def _layer_norm(grad: "torch.Tensor", x: "torch.Tensor", shape: Any, weight: "torch.Tensor", bias: "torch.Tensor") -> Callable[[], Any]:
+    from torch.ops import aten
+
+    _, mean, inverse = aten.native_layer_norm(x, shape, weight, bias, 1e-5)
+    return partial(aten.native_layer_norm_backward, grad, x, shape, mean, inverse, weight, bias, [True] * 3)
+
+
+def _group_norm(grad: "torch.Tensor", x: "torch.Tensor", groups: int, weight: "torch.Tensor", bias: "torch.Tensor") -> Callable[[], Any]:
+    from torch.ops import aten
+
+    (N, C), pixels = x.shape[:2], x[0, 0].numel()
+    _, mean, inverse = aten.native_group_norm(x, weight, bias, N, C, pixels, groups, 1e-5)
+    return partial(aten.native_group_norm_backward, grad, x, mean, inverse, weight, N, C, pixels, groups, [True] * 3)
+
+
+def _mse_loss(grad: "torch.Tensor", x: "torch.Tensor", target: "torch.Tensor") -> Callable[[], Any]:
+    from torch.ops import aten
+
+    return partial(aten.mse_loss_backward, grad, x, target, 1)
+
+
+def _adaptive_avg_pool2d(grad: "torch.Tensor", x: "torch.Tensor", output_size: int) -> Callable[[], Any]:
+    """Global pooling is a mean to PyTorch, whose backward is a quotient and a copy of it to all pixels."""
+    from torch.ops import aten
+
+    if output_size == 1:
+        return lambda: (grad.expand(x.shape) / x[0, 0].numel())
+    return partial(aten._adaptive_avg_pool2d_backward, grad, x)
+
+
+def _softmax(grad: "torch.Tensor", x: "torch.Tensor", dim: int) -> Callable[[], Any]:
+    import torch
+    from torch.ops import aten
+
+    return partial(aten._softmax_backward_data, grad, torch.softmax(x, dim), dim, x.dtype)
+
+
+def _of_input(name: str) -> Callable[..., Callable[[], Any]]:
+    """An activation whose backward needs its input."""
+
+    def made(grad: "torch.Tensor", x: "torch.Tensor") -> Callable[[], Any]:
+        from torch.ops import aten
+
+        return partial(getattr(aten, name), grad, x)
+
+    return made
+
+
+def _of_output(name: str) -> Callable[..., Callable[[], Any]]:
+    """One whose backward needs its output."""
+
+    def made(grad: "torch.Tensor", x: "torch.Tensor") -> Callable[[], Any]:
+        import torch
+        from torch.ops import aten
+
+        return partial(getattr(aten, f"{name}_backward"), grad, getattr(torch, name)(x))
+
+    return made
+
+
+def _relu(grad: "torch.Tensor", x: "torch.Tensor") -> Callable[[], Any]:
+    from torch.ops import aten
+
+    return partial(aten.threshold_backward, grad, x, 0)
+
+
 TORCH_BACKWARD: dict[str, Callable[..., Callable[[], Any]]] = {
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
@@ -217,6 +311,16 @@ TORCH_BACKWARD: dict[str, Callable[..., Callable[[], Any]]] = {
     "fold": _fold,
     "linear": _linear,
     "cross_entropy": _cross_entropy,
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "relu": _relu,
+    "sigmoid": _of_output("sigmoid"),
+    "silu": _of_input("silu_backward"),
+    "gelu": _of_input("gelu_backward"),
+    "tanh": _of_output("tanh"),
+    "softmax": _softmax,
+    "mse_loss": _mse_loss,
+    "adaptive_avg_pool2d": _adaptive_avg_pool2d,
 }
 
 

@@ -72,6 +72,8 @@ enum fc_eltwise_op {
         void (*grad_sums)(const T *grad, const T *x, fc_index plane, fc_index planes, T mean, fc_index n, double *sum, double *dot);        \
         void (*affine)(const T *x, fc_index plane, fc_index planes, T mean, T scale, T shift, T *out, fc_index n);                          \
         void (*affine2)(const T *grad, const T *x, fc_index plane, fc_index planes, T mean, T k1, T k2, T k3, T *out, fc_index n);          \
+        void (*affine_image)(const T *x, fc_index channels, fc_index n, const T *mean, const T *scale, const T *shift, T *out);            \
+        void (*affine2_image)(const T *grad, const T *x, fc_index channels, fc_index n, const T *mean, const T *k1, const T *k2, const T *k3, T *out); \
         void (*column_sums)(const T *x, fc_index rows, fc_index cols, fc_index stride, T *sum);                                            \
         void (*column_square_deviations)(const T *x, const T *mean, fc_index rows, fc_index cols, fc_index stride, T *sum, T *deviation);  \
         void (*column_normalise)(int op, T slope, const T *x, const T *mean, const T *scale, const T *shift, fc_index rows, fc_index cols,   \
@@ -80,6 +82,14 @@ enum fc_eltwise_op {
                                  fc_index cols, T *sum, T *dot);                                                                            \
         void (*column_grad)(int op, T slope, const T *grad, const T *x, const T *mean, const T *scale, const T *shift, const T *k1,          \
                             const T *k2, const T *k3, fc_index rows, fc_index cols, T *out, T *sum);                                        \
+        void (*norm_rows)(const T *x, fc_index rows, fc_index n, fc_index first, fc_index period, double eps, const T *weight, const T *bias, T *out); \
+        void (*norm_rows_backward)(const T *grad, const T *x, fc_index periods, fc_index n, fc_index period, double eps,                   \
+                                   const T *weight, T *out, T *grad_weight, T *grad_bias);                                                 \
+        void (*add_parts)(const T *parts, fc_index stride, fc_index count, fc_index n, T *out);                                             \
+        double (*square_error)(const T *x, const T *y, fc_index n);                                                                        \
+        void (*square_difference)(const T *grad, fc_index step, const T *x, const T *y, T *out, fc_index n);                               \
+        void (*row_means)(const T *x, fc_index rows, fc_index n, T *out);                                                                  \
+        void (*row_fill)(const T *x, fc_index rows, fc_index n, T divisor, T *out);                                                        \
         void (*eltwise)(int op, const T *x, T *out, fc_index n, T a, T b);                                                                 \
         void (*eltwise_backward)(int op, const T *grad, const T *x, T *out, fc_index n, T a, T b);                                         \
         void (*softmax_rows)(int logarithm, const T *x, fc_index rows, fc_index C, T *out);                                                \
@@ -101,6 +111,14 @@ enum fc_eltwise_op {
                         fc_index out_row, fc_index rows, fc_index cols);                                                                   \
         void (*stencil_outer)(const T *grad, fc_index g_row, const T *x, fc_index x_row, fc_index tap_row, const fc_index *tap_col,        \
                               fc_index kh, fc_index kw, fc_index rows, fc_index cols, T *out);                                             \
+        void (*plane_conv)(const T *x, fc_index x_plane, fc_index H, fc_index W, fc_index top, fc_index left, const T *zeros, const T *w,  \
+                           fc_index w_plane, fc_index w_row, fc_index w_col, const T *bias, T *out, fc_index out_plane, fc_index rows,     \
+                           fc_index OW, fc_index planes, int k, int s);                                                                    \
+        void (*plane_spread)(const T *grad, fc_index g_plane, fc_index OH, fc_index OW, const T *zeros, const T *w, T *out,                \
+                             fc_index out_plane, fc_index h, fc_index top, fc_index left, fc_index rows, fc_index W, fc_index planes,      \
+                             int k);                                                                                                       \
+        void (*plane_outer)(const T *grad, fc_index g_plane, const T *x, fc_index x_plane, fc_index H, fc_index W, fc_index top,           \
+                            fc_index left, const T *zeros, fc_index rows, fc_index OW, fc_index planes, T *out, int k, int s);             \
         void (*planes_flat)(const T *w, fc_index w_channel, fc_index w_plane, fc_index w_step, const T *bias, const T *x,                  \
                             fc_index x_plane, const fc_index *offset, fc_index planes, fc_index taps, T *out, fc_index out_channel,        \
                             int m, int nv);                                                                                                \

@@ -14,6 +14,18 @@ static inline __attribute__((always_inline)) vec FC_FN(load)(const real *p) { re
 static inline __attribute__((always_inline)) void FC_FN(store)(real *p, vec v) { *(vec_u *)p = v; }
 static inline __attribute__((always_inline)) vec FC_FN(splat)(real x) { return x - (vec){0}; }
 
+/* Stay in a register: compilers like to repeat a load as the memory operand of each of its uses, and loads across cache lines are what a stencil is short of. */
+#undef FC_KEEP
+#if defined(__x86_64__)
+#define FC_KEEP(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define FC_KEEP(v) __asm__("" : "+w"(v))
+#else
+#define FC_KEEP(v) (void)0
+#endif
+/* Elements before the first aligned vector of p. NumPy's large arrays begin 16 bytes behind a page: stores from there on would all touch two cache lines. */
+static inline __attribute__((always_inline)) fc_index FC_FN(unaligned)(const real *p) { return (fc_index)((0 - (uintptr_t)p) % FC_VBYTES / sizeof(real)); }
+
 /* First n elements (0 <= n <= L); the other lanes of a load are zero; nothing outside the n elements is touched. */
 #if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
 static inline vec FC_FN(load_n)(const real *p, int n) { return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
@@ -76,9 +88,55 @@ static inline __attribute__((always_inline)) ivec FC_FN(load_bytes)(const int8_t
 }
 #endif
 
+/* Keeps a load from becoming one under a mask that depends on other data, which is slow. */
+#if defined(__AVX512F__) && FC_VBYTES == 64
+#define FC_LOADED(v) __asm__("" : "+v"(v))
+#else
+#define FC_LOADED(v) ((void)(v))
+#endif
+
 /* Lane-wise choice: mask lanes are all ones or all zeros, as comparisons of vectors give. */
 static inline __attribute__((always_inline)) vec FC_FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline __attribute__((always_inline)) ivec FC_FN(select_i)(ivec mask, ivec yes, ivec no) { return (yes & mask) | (no & ~mask); }
+
+/* x between lowest and highest, NaN where it is; FC_SCALED: there is an instruction for x * 2^n, n a whole number, rounded once. */
+#if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
+#define FC_SCALED
+static inline vec FC_FN(scaled)(vec x, vec n) { return (vec)_mm512_scalef_ps((__m512)x, (__m512)n); }
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm512_min_ps(_mm512_set1_ps(highest), _mm512_max_ps(_mm512_set1_ps(lowest), (__m512)x)); /* the second operand where one is NaN */
+}
+#elif defined(__AVX512F__) && FC_VBYTES == 64
+static inline vec FC_FN(scaled)(vec x, vec n) { return (vec)_mm512_scalef_pd((__m512d)x, (__m512d)n); }
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm512_min_pd(_mm512_set1_pd(highest), _mm512_max_pd(_mm512_set1_pd(lowest), (__m512d)x));
+}
+#elif defined(__AVX2__) && FC_VBYTES == 32 && FC_REAL_BYTES == 4
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm256_min_ps(_mm256_set1_ps(highest), _mm256_max_ps(_mm256_set1_ps(lowest), (__m256)x));
+}
+#elif defined(__AVX2__) && FC_VBYTES == 32
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    return (vec)_mm256_min_pd(_mm256_set1_pd(highest), _mm256_max_pd(_mm256_set1_pd(lowest), (__m256d)x));
+}
+#else
+static inline vec FC_FN(clamped)(vec x, real lowest, real highest) {
+    const vec y = FC_FN(select)((ivec)(x > highest), FC_FN(splat)(highest), x);
+    return FC_FN(select)((ivec)(y < lowest), FC_FN(splat)(lowest), y);
+}
+#endif
+
+/* What rounding took from the product p = a * a. */
+#if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
+static inline vec FC_FN(square_rest)(vec a, vec p) { return (vec)_mm512_fmsub_ps((__m512)a, (__m512)a, (__m512)p); }
+#elif defined(__FMA__) && FC_VBYTES == 32 && FC_REAL_BYTES == 4
+static inline vec FC_FN(square_rest)(vec a, vec p) { return (vec)_mm256_fmsub_ps((__m256)a, (__m256)a, (__m256)p); }
+#else
+static inline vec FC_FN(square_rest)(vec a, vec p) {
+    const vec high = (vec)((ivec)a & (inte)(FC_REAL_BYTES == 4 ? 0xfffff000 : 0xfffffffff8000000)); /* half of the digits: its square is exact */
+    return (high * high - p) + (a - high) * (a + high);
+}
+#endif
 
 /* Correctly rounded, as IEEE demands. */
 #if defined(__AVX512F__) && FC_VBYTES == 64 && FC_REAL_BYTES == 4
@@ -163,3 +221,11 @@ static inline double FC_FN(lane_sum)(vec v) {
 #define FC_UNPACK_LO FC_ZIP_LO
 #define FC_UNPACK_HI FC_ZIP_HI
 #endif
+
+/* The sums of the lanes of a and of b, in half the steps of two: each step zips the halves together. */
+static inline __attribute__((always_inline)) void FC_FN(add_both)(vec a, vec b, double *sum_a, double *sum_b) {
+    vec v = FC_ZIP_LO(a, b) + FC_ZIP_HI(a, b);
+    FC_UNROLL for (int width = 2; width < L; width *= 2) v = FC_ZIP_LO(v, v) + FC_ZIP_HI(v, v);
+    *sum_a += v[0];
+    *sum_b += v[L / 2];
+}

@@ -97,6 +97,18 @@ def calls(dtype, last, seed=0):
     yield "layer_norm_backward", (g, x, SHAPE[2:], None, 1e-5)
     yield "group_norm", (x, 1, vector, other, 1e-5)
     yield "group_norm_backward", (g, x, 1, vector, 1e-5)
+    for tokens, features in ((5003, 96), (517, 1027), (7, 70_001)):
+        rows, grad, weight = array((tokens, features)), array((tokens, features)), array((features,))
+        yield "layer_norm", (rows, (features,), weight, weight, 1e-5)
+        yield "layer_norm_backward", (grad, rows, (features,), weight, 1e-5)
+    for shape, groups in (((61, 24, 7, 7), 4), ((13, 20, 23, 29), 20), ((3, 24, 67, 61), 2), ((1031, 96, 1, 1), 8)):
+        planes, grad, weight = array(shape), array(shape), array(shape[1:2])
+        yield "group_norm", (planes, groups, weight, weight, 1e-5)
+        yield "group_norm_backward", (grad, planes, groups, weight, 1e-5)
+        yield "batch_norm", (planes, weight, weight, None, None, 1e-5)
+        yield "batch_norm_backward", (grad, planes, weight, weight, np.abs(weight), 1e-5, True)
+    yield "adaptive_avg_pool2d", (x, (1, 1))
+    yield "adaptive_avg_pool2d_backward", (array((*SHAPE[:2], 1, 1)), SHAPE)
     slopes = {"leaky_relu": (0.1,), "elu": (1.1,), "gelu": ("none",), "softplus": (1.0, 20.0)}
     for op in ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh"):
         yield op, (x, *slopes.get(op, ()))

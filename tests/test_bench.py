@@ -979,7 +979,7 @@ def test_rows_below_what_is_wanted_are_named_with_their_limit():
     def row(name, op, ours, theirs, implementation="direct"):
         problem = {p.name: p for p in load("resnet50")}[name]
         results = {"cpu": {"minimum": ours, "implementation": implementation}, "torch nchw": {"minimum": theirs}}
-        return {"list": "resnet50", "problem": name, "op": op, "flops": problem.flops, "bytes": 4 * problem.elements, "results": results}
+        return {"list": "resnet50", "problem": name, "shape": str(problem), "op": op, "flops": problem.flops, "bytes": 4 * problem.elements, "results": results}
 
     wide = next(p for p in load("resnet50") if p.kernel == (3, 3) and p.stride == (1, 1))
     plain = next(p for p in load("resnet50") if p.kernel == (1, 1))

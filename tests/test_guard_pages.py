@@ -178,6 +178,13 @@ def norms(dtype):
             _, mean, var = cpu.batch_norm(x, w, b, None, None, 1e-5)
             cpu.batch_norm(x, w, b, mean, var, 1e-5)
             cpu.batch_norm_backward(g, x, w, mean, var, 1e-5, True)
+            for groups in {1, C}:
+                cpu.group_norm(x, groups, w, b, 1e-5)
+                cpu.group_norm_backward(g, x, groups, w, 1e-5)
+            cpu.mse_loss(x, g, "mean")
+            cpu.mse_loss_backward(1.0, x, g, "mean")
+            cpu.mse_loss_backward(g, x, cpu.mse_loss(x, g, "none"), "none")
+            cpu.adaptive_avg_pool2d_backward(cpu.adaptive_avg_pool2d(x, (1, 1)), shape)
         for activation, slope in ((None, 0.0), ("relu", 0.0), ("leaky_relu", 0.1)):
             for pool in (None, "max", ((2, 2), (1, 2))) if min(H, W) > 1 else (None,):
                 yield f"following {shape} {activation} {pool}"
@@ -187,6 +194,21 @@ def norms(dtype):
                 layers.take_statistics(x, w, b)
                 layers.apply(x, array(small, dtype, True), winners)
                 layers.backward(array(small, dtype, True), x, w, array(shape, dtype, True), winners, True)
+
+
+def rows(dtype):
+    for M, n in ((1, 1), (3, 5), (17, 16), (18, 33), (5, 255), (3, 256), (2, 257), (2, 4099)):
+        yield f"layer norm {M} {n}"
+        x, g, w = array((M, n), dtype), array((M, n), dtype), array((n,), dtype)
+        cpu.layer_norm(x, (n,), w, w, 1e-5)
+        cpu.layer_norm_backward(g, x, (n,), w, 1e-5)
+        cpu.layer_norm_backward(g, x, (n,), None, 1e-5)
+    for shape, groups in (((2, 4, 9, 13), 2), ((1, 3, 60, 71), 1), ((2, 6, 3, 3), 3), ((2, 8, 8, 8), 2)):
+        for last in (False, True):
+            yield f"group norm {shape} {groups} {last}"
+            x, g, w = array(shape, dtype, last), array(shape, dtype, last), array(shape[1:2], dtype)
+            cpu.group_norm(x, groups, w, w, 1e-5)
+            cpu.group_norm_backward(g, x, groups, None, 1e-5)
 
 
 def activations(dtype):
@@ -373,7 +395,7 @@ def plans(dtype):
                         plan.forward(x)
 
 
-FAMILIES = (convolutions, pools, norms, activations, matrices, columns, formats, lanes, softmaxes, optimizers, windows, sums, more_columns, plans)
+FAMILIES = (convolutions, pools, norms, rows, activations, matrices, columns, formats, lanes, softmaxes, optimizers, windows, sums, more_columns, plans)
 
 
 def everything(dtype, families):

@@ -3,6 +3,8 @@
 Inputs are small integers, so every order of summation is exact: results are compared bit for bit, and a lost or doubled tap cannot hide in a tolerance.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 from arrays import FORMATS, in_format, in_memory_format
@@ -372,10 +374,17 @@ def test_stencils_are_chosen_for_layers_of_few_sums_with_rows_that_fill_vectors(
         calls = {"conv2d": (x, w, None), "conv2d_grad_input": (y, w, x.shape), "conv2d_grad_weight": (y, x, w.shape)}
         return [cpu.select.choose(op, (*arguments, *options))[0].name for op, arguments in calls.items()]
 
-    assert chosen((2, 64, 28, 28), 64, 3, 64) == ["direct_stencil"] * 3
     assert chosen((2, 64, 28, 28), 64, 7, 64) == ["direct_stencil"] * 3
     assert chosen((2, 32, 28, 28), 64, 3, 32) == ["direct_stencil"] * 3
-    assert chosen((2, 64, 56, 56), 64, 3, 64, stride=(2, 2)) == ["direct_stencil"] * 3
+    assert chosen((2, 64, 56, 56), 64, 3, 64, stride=(2, 1)) == ["direct_stencil"] * 3
+    for kernel, stride in itertools.product((3, 5), (1, 2)):
+        registers = 32 if isa in ("avx512", "neon") else 16
+        expected = "direct_stencil" if registers == 16 and (kernel, stride) == (5, 1) else "direct_depthwise_planes"
+        assert chosen((2, 64, 28, 28), 64, kernel, 64, stride=(stride, stride)) == [expected] * 3
+    assert chosen((2, 512, 7, 7), 512, 3, 512) == ["direct_depthwise_planes"] * 3
+    assert "direct_depthwise_planes" not in chosen((2, 512, 2, 2), 512, 3, 512, stride=(2, 2))
+    assert "direct_depthwise_planes" not in chosen((2, 64, 28, 28), 64, 7, 64)
+    assert "direct_depthwise_planes" not in chosen((2, 32, 28, 28), 64, 3, 32)
     assert "direct_stencil" not in chosen((2, 512, 2, 2), 512, 3, 512)
     assert "direct_stencil" not in chosen((2, 64, 28, 28), 64, 3, 1)
     assert "direct_stencil" not in chosen((2, 64, 28, 28), 64, 3, 64, stride=(1, 3))
@@ -383,13 +392,14 @@ def test_stencils_are_chosen_for_layers_of_few_sums_with_rows_that_fill_vectors(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (1, 1))], ids=str)
-def test_stencils_keep_infinities_to_the_sums_they_belong_to(value, padding, isa, dtype, rng):
+@pytest.mark.parametrize("implementation", ["direct_stencil", "direct_depthwise_planes"])
+def test_stencils_keep_infinities_to_the_sums_they_belong_to(implementation, value, padding, isa, dtype, rng):
     """Whole vectors are read beyond the end of a row; what lies there must not reach a sum."""
     x, w = integers(rng, (1, 2, 12, 21), dtype), integers(rng, (2, 1, 3, 3), dtype)
     x[0, 0, :, 0] = value  # the next row's first pixel, after each row's last one
     x[0, 1] = value        # the next plane
     options = ((1, 1), padding, (1, 1), 2)
-    stencil = {op: next(i.function for i in cpu.select.IMPLEMENTATIONS[op] if i.name == "direct_stencil") for op in ("conv2d", "conv2d_grad_weight")}
+    stencil = {op: next(i.function for i in cpu.select.IMPLEMENTATIONS[op] if i.name == implementation) for op in ("conv2d", "conv2d_grad_weight")}
     output = stencil["conv2d"](x, w, None, *options)
     g = integers(rng, output.shape, dtype)
     left = padding[1][0]

@@ -79,8 +79,8 @@ class Library:
         """What the row of a convolution tells of it beside times."""
         return {}
 
-    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object]) -> Contender | None:
-        """A function that has the same name and arguments here and in torch.nn.functional."""
+    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object], required: tuple = ()) -> Contender | None:
+        """A function that has the same name and arguments here and in torch.nn.functional; `required` stand between the first array and the others."""
 
     def step(self, model: nn.Module, trainer: Trainer, x: np.ndarray, y: np.ndarray) -> tuple[Contender, object] | None:
         """A training step of our model and trainer, or of their twins, which returns the loss; and the network that it trains."""

@@ -100,8 +100,8 @@ class Fastcnn(Library):
             contender.call()
         return {"implementation": ", ".join(dict.fromkeys(dispatch.chosen for dispatch in dispatches))}
 
-    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object]) -> Contender:
-        return Contender(self.name, partial(getattr(functional, name), *arrays, **options), self.scope)
+    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object], required: tuple = ()) -> Contender:
+        return Contender(self.name, partial(getattr(functional, name), arrays[0], *required, *arrays[1:], **options), self.scope)
 
     def step(self, model: nn.Module, trainer: Trainer, x: np.ndarray, y: np.ndarray) -> tuple[Contender, nn.Module]:
         return Contender(self.name, partial(trainer.step, x, y), self.scope), model

@@ -71,12 +71,13 @@ class Torch(Library):
 
         return Contender(self.name, call, torch.inference_mode)
 
-    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object]) -> Contender | None:
+    def function(self, name: str, arrays: list[np.ndarray], options: dict[str, object], required: tuple = ()) -> Contender | None:
         import torch
 
         if self.compiled:
             return None
-        return Contender(self.name, partial(getattr(torch.nn.functional, name), *map(self.tensor, arrays), **options), torch.inference_mode)
+        first, *others = map(self.tensor, arrays)
+        return Contender(self.name, partial(getattr(torch.nn.functional, name), first, *required, *others, **options), torch.inference_mode)
 
     def network(self, model: nn.Module) -> torch.nn.Module:
         """Our model's twin."""

@@ -89,6 +89,14 @@ def shaped(value: Any, input: np.ndarray, shape: tuple[int, ...], op: str, name:
     return value
 
 
+def alike(value: Any, input: np.ndarray, op: str, name: str) -> np.ndarray:
+    """An array of input's dtype and shape."""
+    value = like(value, input, op, name)
+    if value.shape != input.shape:
+        wrong_shape(value.shape, input.shape, op, name, "input is " + shape_text(input.shape))
+    return value
+
+
 def wrong_shape(got: Sequence[int], expected: Sequence[int], op: str, name: str, what: str) -> NoReturn:
     """'conv2d: bias is 3 but weight has 4 filters, so it must be 4'."""
     raise ShapeError(f"{op}: {name} has shape {shape_text(got)} but {what}: expected {shape_text(expected)}")

@@ -14,7 +14,7 @@ from ..backend import current
 from ..options import choice, flag, integer, number
 from ..random import default_rng
 from ..shapes import ShapeError
-from ._check import array, formatted, like, of_dtype, shape_text, shaped
+from ._check import alike, array, formatted, like, of_dtype, shape_text
 
 _BOOL = np.dtype(np.bool_)
 
@@ -31,7 +31,7 @@ def _apply(op: str, input: Any, *options: Any) -> np.ndarray:
 def _apply_backward(op: str, grad_output: Any, input: Any, *options: Any) -> np.ndarray:
     """Its gradient, from the input."""
     input = array(input, op, "input")
-    grad_output = shaped(grad_output, input, input.shape, op, "grad_output", "input is " + shape_text(input.shape))
+    grad_output = alike(grad_output, input, op, "grad_output")
     function = getattr(current(), op)
     if not input.ndim:
         return function(grad_output.reshape(1), input.reshape(1), *options).reshape(())
@@ -44,8 +44,11 @@ def _apply_backward_output(op: str, grad_output: Any, input: Any, output: Any, *
     if output is None:
         output = _apply(op.removesuffix("_backward"), input, *options)
     else:
-        output = shaped(output, input, input.shape, op, "output", "input is " + shape_text(input.shape))
-    return formatted(_apply_backward(op, grad_output, output, *options), input)
+        output = alike(output, input, op, "output")
+    if not input.ndim:
+        return _apply_backward(op, grad_output, output, *options)
+    grad_output = alike(grad_output, input, op, "grad_output")
+    return formatted(getattr(current(), op)(grad_output, output, *options), input)
 
 
 def relu(input: np.ndarray) -> np.ndarray:
@@ -89,7 +92,7 @@ def prelu_backward(grad_output: np.ndarray, input: np.ndarray, weight: np.ndarra
     op = "prelu_backward"
     input = array(input, op, "input")
     slopes = _slopes(op, input, weight)
-    grad_output = shaped(grad_output, input, input.shape, op, "grad_output", "input is " + shape_text(input.shape))
+    grad_output = alike(grad_output, input, op, "grad_output")
     if not input.ndim:
         grad_input, grad_weight = current().prelu_backward(grad_output.reshape(1), input.reshape(1), slopes)
         return grad_input.reshape(()), grad_weight.reshape(weight.shape)
@@ -275,7 +278,7 @@ def dropout_backward(
     """grad_input of dropout; mask: the forward's (return_mask=True), needed in training."""
     op = "dropout_backward"
     input = array(input, op, "input")
-    grad_output = shaped(grad_output, input, input.shape, op, "grad_output", "input is " + shape_text(input.shape))
+    grad_output = alike(grad_output, input, op, "grad_output")
     p = number(p, op, "p", 0, 1)
     if not flag(training, op, "training") or p == 0:
         return formatted(grad_output.copy(order="K"), input)

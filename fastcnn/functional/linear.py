@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backend import current
 from ..shapes import ShapeError, check_bytes
-from ._check import array, contiguous, like, mask3, shape_text, shaped
+from ._check import array, contiguous, like, mask3, shape_text, shaped, wrong_shape
 
 
 def _matrix(op: str, input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +43,9 @@ def _product(compute: Any, input: np.ndarray, weight: np.ndarray, bias: np.ndarr
     """linear by this primitive of a backend, everything checked."""
     matrix, weight = _matrix("linear", input, weight)
     if bias is not None:
-        bias = shaped(bias, matrix, weight.shape[:1], "linear", "bias", f"weight has {weight.shape[0]} rows")
+        bias = like(bias, matrix, "linear", "bias")
+        if bias.shape != weight.shape[:1]:
+            wrong_shape(bias.shape, weight.shape[:1], "linear", "bias", f"weight has {weight.shape[0]} rows")
     output = compute(matrix, weight, bias, *activation)
     if input.ndim != 2:
         output = output.reshape(*input.shape[:-1], weight.shape[0])

@@ -13,7 +13,7 @@ import numpy as np
 from ..backend import current, on_device
 from ..options import choice, integer, number
 from ..shapes import ShapeError
-from ._check import array, formatted, like, of_dtype, shape_text, shaped
+from ._check import alike, array, formatted, like, of_dtype, shape_text, shaped
 
 Loss = np.ndarray | np.floating
 _REDUCTIONS = ("none", "mean", "sum")
@@ -184,7 +184,7 @@ def nll_loss_backward(
 
 def _elements(op: str, input: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     input = array(input, op, "input")
-    return input, shaped(target, input, input.shape, op, "target", "input is " + shape_text(input.shape))
+    return input, alike(target, input, op, "target")
 
 
 def _spread(value: Any, input: np.ndarray, op: str, name: str) -> np.ndarray | None:
@@ -204,15 +204,17 @@ def _at_least_1d(*arrays: np.ndarray | None) -> list[np.ndarray | None]:
 
 
 def _elementwise(op: str, input: np.ndarray, *operands: Any) -> Loss:
-    return _reduced(getattr(current(), op)(*_at_least_1d(input, *operands[:-1]), operands[-1]), input, input.shape)
+    if not input.ndim:
+        return _reduced(getattr(current(), op)(*_at_least_1d(input, *operands[:-1]), operands[-1]), input, input.shape)
+    return _reduced(getattr(current(), op)(input, *operands), input, input.shape)
 
 
 def _elementwise_backward(op: str, grad_output: Any, input: np.ndarray, *operands: Any) -> np.ndarray:
     reduction = operands[-1]
-    shape = input.shape or (1,)
-    grad = _grad(op, grad_output, input, input.shape, reduction, shape)
-    grad_input = getattr(current(), op)(grad, *_at_least_1d(input, *operands[:-1]), reduction)
-    return formatted(grad_input.reshape(input.shape), input)
+    grad = _grad(op, grad_output, input, input.shape, reduction, input.shape or (1,))
+    if not input.ndim:
+        return getattr(current(), op)(grad, *_at_least_1d(input, *operands[:-1]), reduction).reshape(())
+    return formatted(getattr(current(), op)(grad, input, *operands), input)
 
 
 def mse_loss(input: np.ndarray, target: np.ndarray, *, reduction: str = "mean") -> Loss:

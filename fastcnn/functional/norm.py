@@ -10,7 +10,7 @@ import numpy as np
 from ..backend import current
 from ..options import flag, integer, number
 from ..shapes import ShapeError
-from ._check import array, formatted, shape_text, shaped
+from ._check import alike, array, formatted, like, shape_text, wrong_shape
 
 Three = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -37,7 +37,10 @@ def _vector(value: Any, input: np.ndarray, op: str, name: str) -> np.ndarray | N
     """A (C,) companion of input, or None."""
     if value is None:
         return None
-    return shaped(value, input, (input.shape[1],), op, name, f"input {shape_text(input.shape)} has {input.shape[1]} channels")
+    value = like(value, input, op, name)
+    if value.shape != (input.shape[1],):
+        wrong_shape(value.shape, (input.shape[1],), op, name, f"input {shape_text(input.shape)} has {input.shape[1]} channels")
+    return value
 
 
 def _eps(op: str, eps: Any) -> float:
@@ -122,7 +125,7 @@ def batch_norm_backward(
     op = "batch_norm_backward"
     input = array(input, op, "input")
     images = _four_axes(op, input)
-    grad_output = shaped(grad_output, input, input.shape, op, "grad_output", "input is " + shape_text(input.shape))
+    grad_output = alike(grad_output, input, op, "grad_output")
     weight = _vector(weight, input, op, "weight")
     mean, var = _vector(mean, input, op, "mean"), _vector(var, input, op, "var")
     if (mean is None) != (var is None):
@@ -143,6 +146,9 @@ def batch_norm_backward(
 
 def _trailing(op: str, input: np.ndarray, normalized_shape: Any) -> tuple[int, ...]:
     """normalized_shape as a tuple of ints that ends input's shape."""
+    if type(normalized_shape) is tuple and normalized_shape and input.shape[-len(normalized_shape) :] == normalized_shape:
+        if all(type(n) is int and n > 0 for n in normalized_shape):
+            return normalized_shape
     if not isinstance(normalized_shape, (tuple, list)):
         normalized_shape = (normalized_shape,)
     if not normalized_shape:
@@ -156,7 +162,10 @@ def _trailing(op: str, input: np.ndarray, normalized_shape: Any) -> tuple[int, .
 def _affine(value: Any, input: np.ndarray, shape: tuple[int, ...], op: str, name: str) -> np.ndarray | None:
     if value is None:
         return None
-    return shaped(value, input, shape, op, name, f"normalized_shape is {shape_text(shape)}")
+    value = like(value, input, op, name)
+    if value.shape != shape:
+        wrong_shape(value.shape, shape, op, name, f"normalized_shape is {shape_text(shape)}")
+    return value
 
 
 def layer_norm(
@@ -186,7 +195,7 @@ def layer_norm_backward(
     op = "layer_norm_backward"
     input = array(input, op, "input")
     shape = _trailing(op, input, normalized_shape)
-    grad_output = shaped(grad_output, input, input.shape, op, "grad_output", "input is " + shape_text(input.shape))
+    grad_output = alike(grad_output, input, op, "grad_output")
     weight = _affine(weight, input, shape, op, "weight")
     grad_input, grad_weight, grad_bias = current().layer_norm_backward(grad_output, input, shape, weight, _eps(op, eps))
     return formatted(grad_input, input), grad_weight, grad_bias
@@ -228,7 +237,7 @@ def group_norm_backward(
     input = array(input, op, "input")
     images = _four_axes(op, input)
     groups = _groups(op, input, num_groups)
-    grad_output = shaped(grad_output, input, input.shape, op, "grad_output", "input is " + shape_text(input.shape))
+    grad_output = alike(grad_output, input, op, "grad_output")
     weight = _vector(weight, input, op, "weight")
     grad_input, grad_weight, grad_bias = current().group_norm_backward(
         grad_output.reshape(images.shape), images, groups, weight, _eps(op, eps)

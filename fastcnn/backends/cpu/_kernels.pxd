@@ -40,11 +40,20 @@ cdef extern from "fastcnn.h" nogil:
         void (*grad_sums)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
         void (*affine)(const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float scale, float shift, float* out, Py_ssize_t n) noexcept nogil
         void (*affine2)(const float* grad, const float* x, Py_ssize_t plane, Py_ssize_t planes, float mean, float k1, float k2, float k3, float* out, Py_ssize_t n) noexcept nogil
+        void (*affine_image)(const float* x, Py_ssize_t channels, Py_ssize_t n, const float* mean, const float* scale, const float* shift, float* out) noexcept nogil
+        void (*affine2_image)(const float* grad, const float* x, Py_ssize_t channels, Py_ssize_t n, const float* mean, const float* k1, const float* k2, const float* k3, float* out) noexcept nogil
         void (*column_sums)(const float* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum) noexcept nogil
         void (*column_square_deviations)(const float* x, const float* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, float* sum, float* deviation) noexcept nogil
         void (*column_grad_sums)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, float* sum, float* dot) noexcept nogil
         void (*column_normalise)(int op, float slope, const float* x, const float* mean, const float* scale, const float* shift, Py_ssize_t rows, Py_ssize_t cols, float* out) noexcept nogil
         void (*column_grad)(int op, float slope, const float* grad, const float* x, const float* mean, const float* scale, const float* shift, const float* k1, const float* k2, const float* k3, Py_ssize_t rows, Py_ssize_t cols, float* out, float* sum) noexcept nogil
+        void (*norm_rows)(const float* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const float* weight, const float* bias, float* out) noexcept nogil
+        void (*norm_rows_backward)(const float* grad, const float* x, Py_ssize_t periods, Py_ssize_t n, Py_ssize_t period, double eps, const float* weight, float* out, float* grad_weight, float* grad_bias) noexcept nogil
+        void (*add_parts)(const float* parts, Py_ssize_t stride, Py_ssize_t count, Py_ssize_t n, float* out) noexcept nogil
+        double (*square_error)(const float* x, const float* y, Py_ssize_t n) noexcept nogil
+        void (*square_difference)(const float* grad, Py_ssize_t step, const float* x, const float* y, float* out, Py_ssize_t n) noexcept nogil
+        void (*row_means)(const float* x, Py_ssize_t rows, Py_ssize_t n, float* out) noexcept nogil
+        void (*row_fill)(const float* x, Py_ssize_t rows, Py_ssize_t n, float divisor, float* out) noexcept nogil
         void (*eltwise)(int op, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
         void (*eltwise_backward)(int op, const float* grad, const float* x, float* out, Py_ssize_t n, float a, float b) noexcept nogil
         void (*softmax_rows)(int logarithm, const float* x, Py_ssize_t rows, Py_ssize_t C, float* out) noexcept nogil
@@ -61,6 +70,9 @@ cdef extern from "fastcnn.h" nogil:
         void (*stencil_merge)(const float* x, Py_ssize_t x_row, Py_ssize_t odd, float* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t pixels) noexcept nogil
         void (*stencil)(const float* x, Py_ssize_t x_plane, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t planes, Py_ssize_t kh, Py_ssize_t kw, const float* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, float bias, float* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil
         void (*stencil_outer)(const float* grad, Py_ssize_t g_row, const float* x, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t rows, Py_ssize_t cols, float* out) noexcept nogil
+        void (*plane_conv)(const float* x, Py_ssize_t x_plane, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left, const float* zeros, const float* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, const float* bias, float* out, Py_ssize_t out_plane, Py_ssize_t rows, Py_ssize_t OW, Py_ssize_t planes, int k, int s) noexcept nogil
+        void (*plane_spread)(const float* grad, Py_ssize_t g_plane, Py_ssize_t OH, Py_ssize_t OW, const float* zeros, const float* w, float* out, Py_ssize_t out_plane, Py_ssize_t h, Py_ssize_t top, Py_ssize_t left, Py_ssize_t rows, Py_ssize_t W, Py_ssize_t planes, int k) noexcept nogil
+        void (*plane_outer)(const float* grad, Py_ssize_t g_plane, const float* x, Py_ssize_t x_plane, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left, const float* zeros, Py_ssize_t rows, Py_ssize_t OW, Py_ssize_t planes, float* out, int k, int s) noexcept nogil
         void (*planes_flat)(const float* w, Py_ssize_t w_channel, Py_ssize_t w_plane, Py_ssize_t w_step, const float* bias, const float* x, Py_ssize_t x_plane, const Py_ssize_t* offset, Py_ssize_t planes, Py_ssize_t taps, float* out, Py_ssize_t out_channel, int m, int nv) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, float* out) noexcept nogil
 
@@ -100,11 +112,20 @@ cdef extern from "fastcnn.h" nogil:
         void (*grad_sums)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, Py_ssize_t n, double* sum, double* dot) noexcept nogil
         void (*affine)(const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double scale, double shift, double* out, Py_ssize_t n) noexcept nogil
         void (*affine2)(const double* grad, const double* x, Py_ssize_t plane, Py_ssize_t planes, double mean, double k1, double k2, double k3, double* out, Py_ssize_t n) noexcept nogil
+        void (*affine_image)(const double* x, Py_ssize_t channels, Py_ssize_t n, const double* mean, const double* scale, const double* shift, double* out) noexcept nogil
+        void (*affine2_image)(const double* grad, const double* x, Py_ssize_t channels, Py_ssize_t n, const double* mean, const double* k1, const double* k2, const double* k3, double* out) noexcept nogil
         void (*column_sums)(const double* x, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum) noexcept nogil
         void (*column_square_deviations)(const double* x, const double* mean, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride, double* sum, double* deviation) noexcept nogil
         void (*column_grad_sums)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, double* sum, double* dot) noexcept nogil
         void (*column_normalise)(int op, double slope, const double* x, const double* mean, const double* scale, const double* shift, Py_ssize_t rows, Py_ssize_t cols, double* out) noexcept nogil
         void (*column_grad)(int op, double slope, const double* grad, const double* x, const double* mean, const double* scale, const double* shift, const double* k1, const double* k2, const double* k3, Py_ssize_t rows, Py_ssize_t cols, double* out, double* sum) noexcept nogil
+        void (*norm_rows)(const double* x, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t first, Py_ssize_t period, double eps, const double* weight, const double* bias, double* out) noexcept nogil
+        void (*norm_rows_backward)(const double* grad, const double* x, Py_ssize_t periods, Py_ssize_t n, Py_ssize_t period, double eps, const double* weight, double* out, double* grad_weight, double* grad_bias) noexcept nogil
+        void (*add_parts)(const double* parts, Py_ssize_t stride, Py_ssize_t count, Py_ssize_t n, double* out) noexcept nogil
+        double (*square_error)(const double* x, const double* y, Py_ssize_t n) noexcept nogil
+        void (*square_difference)(const double* grad, Py_ssize_t step, const double* x, const double* y, double* out, Py_ssize_t n) noexcept nogil
+        void (*row_means)(const double* x, Py_ssize_t rows, Py_ssize_t n, double* out) noexcept nogil
+        void (*row_fill)(const double* x, Py_ssize_t rows, Py_ssize_t n, double divisor, double* out) noexcept nogil
         void (*eltwise)(int op, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
         void (*eltwise_backward)(int op, const double* grad, const double* x, double* out, Py_ssize_t n, double a, double b) noexcept nogil
         void (*softmax_rows)(int logarithm, const double* x, Py_ssize_t rows, Py_ssize_t C, double* out) noexcept nogil
@@ -121,6 +142,9 @@ cdef extern from "fastcnn.h" nogil:
         void (*stencil_merge)(const double* x, Py_ssize_t x_row, Py_ssize_t odd, double* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t pixels) noexcept nogil
         void (*stencil)(const double* x, Py_ssize_t x_plane, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t planes, Py_ssize_t kh, Py_ssize_t kw, const double* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, double bias, double* out, Py_ssize_t out_row, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil
         void (*stencil_outer)(const double* grad, Py_ssize_t g_row, const double* x, Py_ssize_t x_row, Py_ssize_t tap_row, const Py_ssize_t* tap_col, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t rows, Py_ssize_t cols, double* out) noexcept nogil
+        void (*plane_conv)(const double* x, Py_ssize_t x_plane, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left, const double* zeros, const double* w, Py_ssize_t w_plane, Py_ssize_t w_row, Py_ssize_t w_col, const double* bias, double* out, Py_ssize_t out_plane, Py_ssize_t rows, Py_ssize_t OW, Py_ssize_t planes, int k, int s) noexcept nogil
+        void (*plane_spread)(const double* grad, Py_ssize_t g_plane, Py_ssize_t OH, Py_ssize_t OW, const double* zeros, const double* w, double* out, Py_ssize_t out_plane, Py_ssize_t h, Py_ssize_t top, Py_ssize_t left, Py_ssize_t rows, Py_ssize_t W, Py_ssize_t planes, int k) noexcept nogil
+        void (*plane_outer)(const double* grad, Py_ssize_t g_plane, const double* x, Py_ssize_t x_plane, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left, const double* zeros, Py_ssize_t rows, Py_ssize_t OW, Py_ssize_t planes, double* out, int k, int s) noexcept nogil
         void (*planes_flat)(const double* w, Py_ssize_t w_channel, Py_ssize_t w_plane, Py_ssize_t w_step, const double* bias, const double* x, Py_ssize_t x_plane, const Py_ssize_t* offset, Py_ssize_t planes, Py_ssize_t taps, double* out, Py_ssize_t out_channel, int m, int nv) noexcept nogil
         double (*fma_probe)(Py_ssize_t iterations, double* out) noexcept nogil
 

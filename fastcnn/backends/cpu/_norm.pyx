@@ -31,6 +31,7 @@ fc_use_pool(pool())
 cdef enum:
     PIECE_BYTES = 32 * 1024
     PIECE_PIXELS = 4096  # of a channel, in planes
+    SMALL_PLANE = 512    # pixels: up to here planes are walked image by image
     BACK_PIECES = 16  # of averages' gradients that share the rows spread under them
 
 # What can follow in the same pass: activations whose code is part of the kernels. None stands for no activation.
@@ -39,6 +40,11 @@ ACTIVATIONS = {None: -1, "relu": FC_RELU, "leaky_relu": FC_LEAKY_RELU}
 
 cdef enum:
     NO_POOL, HALVING, AVERAGE  # none; 2x2 windows of maxima, stride 2; means of any windows
+
+
+cdef inline bint small_planes(const Layout* s) noexcept nogil:
+    """The planes of one channel are then short runs of memory, far apart: no prefetching finds them, and they may share few sets of the caches."""
+    return not s.last and 0 < s.H * s.W <= SMALL_PLANE and s.C > 1
 
 
 cdef Layout make_layout(index N, index C, index H, index W, size_t itemsize, bint last) noexcept:
@@ -54,7 +60,7 @@ cdef Layout make_layout(index N, index C, index H, index W, size_t itemsize, bin
         s.rows = imin(s.H, imax(2, PIECE_BYTES // (s.W * s.C * <index>itemsize) // 2 * 2)) if s.H > 0 else 1
         s.strips = ceil_div(s.H, s.rows)
     else:
-        s.images = imax(1, imin(s.N, PIECE_PIXELS // (H * W)))
+        s.images = imax(1, imin(s.N, (SMALL_PLANE if small_planes(&s) else PIECE_PIXELS) // (H * W)))
     s.pieces = ceil_div(s.N, s.images) * s.strips
     s.threads = thread_count(4.0 * N * C * H * W, s.pieces if s.last else s.pieces * s.C)
     return s
@@ -168,11 +174,36 @@ cdef inline void apply_planes(const fc_isa* kernels, const Layout* s, index c, i
         kernels.f64.affine(x + at, s.C * pixels, images, (<real*>k.mean)[c], (<real*>k.scale)[c], (<real*>k.shift)[c], out + at, pixels)
 
 
+cdef void piece_of_planes(const fc_isa* kernels, const Pieces* p, index i, const real* x) noexcept nogil:
+    """The statistics of all channels of some images: as many runs of memory as images."""
+    cdef index c
+    for c in range(p.layout.C):
+        plane_statistics(kernels, p, i, c, x)
+
+
+cdef void apply_image(const fc_isa* kernels, const Layout* s, index n, const real* x, const Constants* k, real* out) noexcept nogil:
+    cdef index at = n * s.C * s.H * s.W
+    if real is float:
+        kernels.f32.affine_image(x + at, s.C, s.H * s.W, <real*>k.mean, <real*>k.scale, <real*>k.shift, out + at)
+    else:
+        kernels.f64.affine_image(x + at, s.C, s.H * s.W, <real*>k.mean, <real*>k.scale, <real*>k.shift, out + at)
+
+
 cdef void forward_planes(const fc_isa* kernels, const Pieces* p, const real* x, bint given, double eps, const real* weight, real* mean, real* var, real* scale,
                          const Constants* k, real* out) noexcept nogil:
     """Everything in planes; `given`: mean and variance are."""
     cdef const Layout* s = p.layout
     cdef index i, j, c
+    if small_planes(s):
+        if not given:
+            for i in prange(s.pieces, num_threads=s.threads, schedule="static"):
+                piece_of_planes(kernels, p, i, x)
+            for c in prange(s.C, num_threads=s.threads if s.pieces * s.C > 4096 else 1, schedule="static"):
+                combine(p, c, mean, var)
+        fill_scale(s, eps, weight, var, scale)
+        for i in prange(s.N, num_threads=s.threads, schedule="static"):
+            apply_image(kernels, s, i, x, k, out)
+        return
     if by_channels(s):
         for c in prange(s.C, num_threads=s.threads, schedule="static"):
             if not given:
@@ -351,6 +382,14 @@ cdef inline void grad_planes(const fc_isa* kernels, const Layout* s, index c, in
         kernels.f64.affine2(grad + at, x + at, s.C * pixels, images, (<real*>k.mean)[c], (<real*>k.k1)[c], (<real*>k.k2)[c], (<real*>k.k3)[c], out + at, pixels)
 
 
+cdef void grad_image(const fc_isa* kernels, const Layout* s, index n, const real* grad, const real* x, const Constants* k, real* out) noexcept nogil:
+    cdef index at = n * s.C * s.H * s.W
+    if real is float:
+        kernels.f32.affine2_image(grad + at, x + at, s.C, s.H * s.W, <real*>k.mean, <real*>k.k1, <real*>k.k2, <real*>k.k3, out + at)
+    else:
+        kernels.f64.affine2_image(grad + at, x + at, s.C, s.H * s.W, <real*>k.mean, <real*>k.k1, <real*>k.k2, <real*>k.k3, out + at)
+
+
 cdef inline double added(const Layout* s, index c, const double* parts) noexcept nogil:
     cdef double total = 0
     cdef index i
@@ -363,6 +402,15 @@ cdef void backward_planes(const fc_isa* kernels, const Layout* s, const real* gr
                           const real* var, real* grad_weight, real* grad_bias, double* sums, double* dots, real* out) noexcept nogil:
     """Everything in planes. sums, dots: (pieces, C)."""
     cdef index i, j, c
+    if small_planes(s):
+        for i in prange(s.pieces, num_threads=s.threads, schedule="static"):
+            for c in range(s.C):
+                sum_planes(kernels, s, i, c, grad, x, k, sums, dots)
+        for c in range(s.C):
+            gradient_constants(s, c, added(s, c, sums), added(s, c, dots), training, eps, weight, var, k, grad_weight, grad_bias)
+        for i in prange(s.N, num_threads=s.threads, schedule="static"):
+            grad_image(kernels, s, i, grad, x, k, out)
+        return
     if by_channels(s):
         for c in prange(s.C, num_threads=s.threads, schedule="static"):
             for j in range(s.pieces):

@@ -890,10 +890,49 @@ def avg_pool2d_backward(cnp.ndarray grad_output, input_shape, kernel_size, strid
     return result
 
 
+cdef enum:
+    GLOBAL_ITEM = 8192  # elements of whole planes
+
+
+cdef void global_planes(const fc_isa* kernels, bint backward, const real* x, index planes, index pixels, real* out) noexcept nogil:
+    """Means of whole planes, or such means' gradients shared out among the pixels; C-contiguous memory."""
+    cdef index per = imax(1, GLOBAL_ITEM // imax(pixels, 1) // 16 * 16), items = ceil_div(planes, per), i, at
+    cdef int threads = thread_count(8.0 * planes * pixels, items)
+    for i in prange(items, num_threads=threads, schedule="static"):
+        at = i * per
+        if real is float:
+            if backward:
+                kernels.f32.row_fill(x + at, imin(per, planes - at), pixels, <float>pixels, out + at * pixels)
+            else:
+                kernels.f32.row_means(x + at * pixels, imin(per, planes - at), pixels, out + at)
+        else:
+            if backward:
+                kernels.f64.row_fill(x + at, imin(per, planes - at), pixels, pixels, out + at * pixels)
+            else:
+                kernels.f64.row_means(x + at * pixels, imin(per, planes - at), pixels, out + at)
+
+
+cdef cnp.ndarray global_average(bint backward, cnp.ndarray x, index N, index C, index H, index W):
+    """Global average pooling of planes (N, C, H, W), or its gradient."""
+    cdef const fc_isa* kernels = active_isa()
+    cdef cnp.ndarray out = empty4(N, C, H if backward else 1, W if backward else 1, cnp.PyArray_TYPE(x), False)
+    cdef void* xp = cnp.PyArray_DATA(x)
+    cdef void* op = cnp.PyArray_DATA(out)
+    cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT
+    with nogil:
+        if single:
+            global_planes(kernels, backward, <float*>xp, N * C, H * W, <float*>op)
+        else:
+            global_planes(kernels, backward, <double*>xp, N * C, H * W, <double*>op)
+    return out
+
+
 def adaptive_avg_pool2d(cnp.ndarray input, output_size):
     cdef cnp.ndarray x = dense(input)
     cdef index OH, OW
     OH, OW = output_size
+    if OH == 1 and OW == 1 and cnp.PyArray_IS_C_CONTIGUOUS(x):
+        return global_average(False, x, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
     cdef Arena arena = acquire(axis_bytes(OH) + axis_bytes(OW))
     cdef Pool p = new_pool(x.shape[0], x.shape[1], x.shape[2], x.shape[3], OH, OW, is_channels_last(x), arena.base)
     adaptive_axis(&p.h)
@@ -906,6 +945,9 @@ def adaptive_avg_pool2d(cnp.ndarray input, output_size):
 def adaptive_avg_pool2d_backward(cnp.ndarray grad_output, input_shape):
     cdef cnp.ndarray g = dense(grad_output)
     cdef index OH = g.shape[2], OW = g.shape[3]
+    if OH == 1 and OW == 1:
+        g = cnp.PyArray_GETCONTIGUOUS(g)
+        return global_average(True, g, input_shape[0], input_shape[1], input_shape[2], input_shape[3])
     cdef Arena arena = acquire(axis_bytes(OH) + axis_bytes(OW))
     cdef Pool p = new_pool(input_shape[0], input_shape[1], input_shape[2], input_shape[3], OH, OW, is_channels_last(g), arena.base)
     adaptive_axis(&p.h)

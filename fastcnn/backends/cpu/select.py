@@ -20,6 +20,7 @@ from . import (
     _conv_grad_input,
     _conv_grad_weight,
     _depthwise,
+    _depthwise_planes,
     _eltwise,
     _flat,
     _formats,
@@ -30,10 +31,12 @@ from . import (
     _pixels,
     _planes,
     _pool,
+    _row_norm,
     _runtime,
     _softmax,
     _stencil,
     _winograd,
+    pointwise,
 )
 
 # Why an implementation does not apply: a text with {} for the values that follow. It is formatted only when somebody asks:
@@ -194,6 +197,54 @@ def not_stencil_rows(stride: tuple, *arrays: Any) -> Reason | None:
     return None if all(a.strides[3] == a.itemsize for a in arrays) else ("needs rows of consecutive pixels (C-contiguous memory)",)
 
 
+def not_depthwise_rows(
+    pixels: int, weight_shape: tuple, channels: int, stride: tuple, padding: tuple, dilation: tuple, groups: int, *arrays: Any
+) -> Reason | None:
+    """Rows of `pixels` in the lanes. Short rows leave most of them idle, which may cost four times the vectors that lanes = channels would need,
+    since those transpose what they read and write; with stride 2 that is less."""
+    reason = not_depthwise(channels, weight_shape[0], groups)
+    if reason:
+        return reason
+    KH, KW = weight_shape[2:]
+    if KH != KW or KH not in (3, 5) or stride not in ((1, 1), (2, 2)) or dilation != (1, 1):
+        return "needs a 3x3 or 5x5 kernel, stride 1 or 2, dilation 1, got {}x{}, {}, {}", KH, KW, stride, dilation
+    if KH == 5 and stride == (1, 1) and _runtime.isa() not in ("avx512", "neon"):
+        return ("needs 32 registers for the 25 weights of a 5x5 kernel",)
+    if max(padding[1]) >= KW:
+        return "needs fewer padded columns on a side than the kernel's {}, got {}", KW, max(padding[1])
+    if not all(a.strides[3] == a.itemsize for a in arrays):
+        return ("needs rows of consecutive pixels (C-contiguous memory)",)
+    size = arrays[0].itemsize
+    if vectors(pixels, size) * channels > (4 if stride == (1, 1) else 2.7) * pixels * vectors(channels, size):
+        return "{} pixels a row fill its vectors worse than {} channels do", pixels, channels
+    return None
+
+
+def not_depthwise_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
+    """Lanes = pixels of a row, planes read where they lie, for the common depthwise layers."""
+    pixels = (input.shape[3] + sum(padding[1]) - weight.shape[3]) // stride[1] + 1
+    return not_depthwise_rows(pixels, weight.shape, input.shape[1], stride, padding, dilation, groups, input)
+
+
+def not_depthwise_planes_backwards(
+    grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Reason | None:
+    pixels = -(-input_shape[3] // stride[1])
+    reason = not_depthwise_rows(pixels, weight.shape, input_shape[1], stride, padding, dilation, groups, grad_output)
+    if reason:
+        return reason
+    (PT, _), (PL, _) = padding
+    if stride == (2, 2) and (PT + PL) % 2:
+        return "needs an even or an odd padding above and left, got {} and {}", PT, PL
+    return None
+
+
+def not_depthwise_planes_grad_weight(
+    grad_output: Any, input: Any, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Reason | None:
+    return not_depthwise_rows(grad_output.shape[3], weight_shape, input.shape[1], stride, padding, dilation, groups, grad_output, input)
+
+
 def not_filled(pixels: int, ours: float, groups: int, channels: int, filters: int, size: int) -> Reason | None:
     """`ours` vectors for a row of pixels of all filters of a group, against those where the lanes are the channels: of all groups in a depthwise layer, of one
     in others. It may cost half as much again, because those must transpose what they read and write."""
@@ -271,6 +322,12 @@ def not_pixels_forward(input: Any, weight: Any, bias: Any, stride: tuple, paddin
 def not_pixels_backwards(grad_output: Any, weight: Any, input_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
     reason = not_flippable(weight, stride, padding, dilation)
     return reason or not_pixels(grad_output, weight.shape[1], weight.shape[2] * weight.shape[3], input_shape[2] * input_shape[3], groups)
+
+
+def not_padded_pointwise(x: Any, weight_shape: tuple, padding: tuple) -> Reason | None:
+    if weight_shape[2:] != (1, 1) or padding == pointwise.NONE:
+        return "needs a 1x1 kernel with padding, got {}x{} and {}", *weight_shape[2:], padding
+    return None if x.strides[3] == x.itemsize else ("needs rows of consecutive pixels (C-contiguous memory)",)
 
 
 def not_planes(input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Reason | None:
@@ -452,10 +509,12 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d": [
         Impl("gemm_covering", conv2d_covering,
              lambda x, w, b, s, p, d, g: not_covering(x.shape, w.shape, p, g) or not_flat(x, w)),
+        Impl("without_padding", pointwise.conv2d, lambda x, w, b, s, p, d, g: not_padded_pointwise(x, w.shape, p)),
         Impl("winograd_4x4_3x3", _winograd.conv2d, not_winograd_forward),
         Impl("direct_pixels", _pixels.conv2d, not_pixels_forward),
         Impl("direct_lanes", _lanes.conv2d, not_lanes_forward),
         Impl("direct_flat", _flat.conv2d, not_flat_planes),
+        Impl("direct_depthwise_planes", _depthwise_planes.conv2d, not_depthwise_planes),
         Impl("direct_stencil", _stencil.conv2d, not_stencil),
         Impl("direct_planes", _planes.conv2d, not_planes),
         Impl("direct_depthwise", _depthwise.conv2d, lambda x, w, b, s, p, d, g: not_depthwise(x.shape[1], w.shape[0], g)),
@@ -464,10 +523,12 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d_grad_input": [
         Impl("gemm_covering", conv2d_grad_input_covering,
              lambda gy, w, xs, s, p, d, g: not_covering(xs, w.shape, p, g) or not_flat(gy, w)),
+        Impl("without_padding", pointwise.conv2d_grad_input, lambda gy, w, xs, s, p, d, g: not_padded_pointwise(gy, w.shape, p)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_input, not_winograd_backwards),
         Impl("direct_pixels_flipped", _pixels.conv2d_grad_input, not_pixels_backwards),
         Impl("direct_lanes", _lanes.conv2d_grad_input, not_lanes_backwards),
         Impl("direct_flat_flipped", _flat.conv2d_grad_input, not_flat_planes_backwards),
+        Impl("direct_depthwise_planes", _depthwise_planes.conv2d_grad_input, not_depthwise_planes_backwards),
         Impl("direct_stencil", _stencil.conv2d_grad_input, not_stencil_backwards),
         Impl("direct_planes_flipped", _planes.conv2d_grad_input, not_planes_backwards),
         Impl("direct_depthwise_flipped", _depthwise.conv2d_grad_input_flipped,
@@ -479,9 +540,11 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "conv2d_grad_weight": [
         Impl("gemm_covering", conv2d_grad_weight_covering,
              lambda gy, x, ws, s, p, d, g: not_covering(x.shape, ws, p, g) or not_flat(gy, x)),
+        Impl("without_padding", pointwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_padded_pointwise(x, ws, p)),
         Impl("winograd_4x4_3x3", _winograd.conv2d_grad_weight,
              lambda gy, x, ws, s, p, d, g: not_winograd(gy, ws, gy.shape[2:], (s, p, d, g), 2.0, 32)),
         Impl("direct_lanes", _lanes.conv2d_grad_weight, not_lanes_grad_weight),
+        Impl("direct_depthwise_planes", _depthwise_planes.conv2d_grad_weight, not_depthwise_planes_grad_weight),
         Impl("direct_stencil", _stencil.conv2d_grad_weight, not_stencil_grad_weight),
         Impl("direct_depthwise", _depthwise.conv2d_grad_weight, lambda gy, x, ws, s, p, d, g: not_depthwise(x.shape[1], ws[0], g)),
         Impl("direct_planes", _planes.conv2d_grad_weight, not_planes_grad_weight),
@@ -515,6 +578,12 @@ IMPLEMENTATIONS: dict[str, list[Impl]] = {
     "adaptive_max_pool2d": [Impl("windows", _pool.adaptive_max_pool2d)],
     "batch_norm": [Impl("two_pass", _norm.batch_norm)],
     "batch_norm_backward": [Impl("three_constants", _norm.batch_norm_backward)],
+    "layer_norm": [Impl("rows", _row_norm.layer_norm)],
+    "layer_norm_backward": [Impl("rows", _row_norm.layer_norm_backward)],
+    "group_norm": [Impl("groups", _row_norm.group_norm)],
+    "group_norm_backward": [Impl("groups", _row_norm.group_norm_backward)],
+    "mse_loss": [Impl("vector", _eltwise.mse_loss)],
+    "mse_loss_backward": [Impl("vector", _eltwise.mse_loss_backward)],
     "softmax": [Impl("lanes", _softmax.softmax)],
     "softmax_backward": [Impl("lanes", _softmax.softmax_backward)],
     "log_softmax": [Impl("lanes", _softmax.log_softmax)],
@@ -537,18 +606,20 @@ for _op in OPS:
     IMPLEMENTATIONS.setdefault(_op, [Impl("reference", getattr(reference, _op))])
 
 
-NEEDS_PLANES = ("gemm_covering", "direct_lanes", "direct_stencil") + tuple(
+NEEDS_PLANES = ("gemm_covering", "without_padding", "direct_lanes", "direct_depthwise_planes", "direct_stencil") + tuple(
     f"direct_{lanes}{flipped}" for lanes in ("pixels", "planes", "flat") for flipped in ("", "_flipped")
 )
 
 Callback = Callable[[str, str, list[tuple[str, str]]], None]
 _recorder: Callback | None = None
+_recording: list[Callback] = []  # the same: empty, or it; ops of one implementation look here, which takes a small call a tenth of its time less
 
 
 def record(callback: Callback | None) -> None:
     """While a callback is set, every dispatch calls it with the op, the chosen implementation and (name, reason) of those that declined before it."""
     global _recorder
     _recorder = callback
+    _recording[:] = [] if callback is None else [callback]
 
 
 def choose(op: str, arguments: tuple, channels_last: bool = False) -> tuple[Impl, list[tuple[str, Reason]]]:
@@ -576,6 +647,14 @@ def forget_choices() -> None:
     _chosen.clear()
 
 
+def first_of(op: str, arguments: tuple) -> Impl:
+    """The first implementation that applies, without the reasons: for ops whose questions are short."""
+    for impl in IMPLEMENTATIONS[op]:
+        if impl.declines is None or impl.declines(*arguments) is None:
+            return impl
+    raise AssertionError(f"{op}: the last implementation must always apply")
+
+
 def remembered(op: str, arguments: tuple) -> Impl:
     """What choose() gives for these arguments."""
     key: list[Any] = [op, algorithm.get()]
@@ -599,18 +678,19 @@ def dispatcher(op: str) -> Callable[..., Any]:
     """A function of the op's name and parameters that runs the first implementation that applies."""
     names = ", ".join(OPS[op].parameters)
     only = IMPLEMENTATIONS[op][0] if len(IMPLEMENTATIONS[op]) == 1 else None
+    find = remembered if op.startswith("conv2d") else first_of
 
     def run(*arguments: Any) -> Any:
         if _recorder is None:
-            impl = only or remembered(op, arguments)
-        else:
-            impl, declined = (only, []) if only else choose(op, arguments)
-            _recorder(op, impl.name, [(name, reason[0].format(*reason[1:])) for name, reason in declined])
+            return (only or find(op, arguments)).function(*arguments)
+        impl, declined = (only, []) if only else choose(op, arguments)
+        _recorder(op, impl.name, [(name, reason[0].format(*reason[1:])) for name, reason in declined])
         return impl.function(*arguments)
 
     # the signature that every backend has; a plain *arguments would accept anything and tell nobody what is wanted
-    scope: dict[str, Any] = {"run": run}
-    exec(f"def {op}({names}): return run({names})", scope)
+    scope: dict[str, Any] = {"run": run, "recording": _recording, "only": only and only.function}
+    body = f"run({names}) if recording else only({names})" if only else f"run({names})"
+    exec(f"def {op}({names}): return {body}", scope)
     function = scope[op]
     function.__doc__ = f"{OPS[op].formula}\n\n{OPS[op].shapes}"
     function.__module__ = "fastcnn.backends.cpu"
