@@ -33,13 +33,14 @@ def render(documents: list[dict]) -> str:
     rows = [cells for document in documents for row in document["rows"] if (cells := _cells(row, document))]
     rows.sort(key=lambda cells: float(cells[4][:-1]) / float(cells[5]))
     counted = {why: sum(cells[-1] == why for cells in rows) for why in WHY}
-    total = sum(compare.decisive(row["results"], document["settings"]) is not None for document in documents for row in document["rows"])
+    total = sum(compare.pytorch_ratio(row["results"], document["settings"]["backend"]) is not None for document in documents for row in document["rows"])
     columns = ["list", "shape", "op", "ours ms", "ratio", "wanted", "ours % limit", "PyTorch % limit", "limit", "why"]
     lines = [
         f"{len(rows)} of {total} rows. `limit` is what bounds the algorithm that ran, on the machine's peak and copy bandwidth: multiply-adds (of Winograd, "
         "those it does), or bytes that must cross memory once; the shares are of that limit, PyTorch's as if it ran the same algorithm.",
         "",
         *(f"- `{why}` ({counted[why]}): {text}." for why, text in WHY.items() if counted[why]),
+        "",
         "",
     ]
     return "\n".join(lines) + report.table(columns, rows)
@@ -62,7 +63,7 @@ def _problems(name: str) -> dict[str, Problem]:
 def _cells(row: dict, document: dict) -> list[str] | None:
     """The row's line, or None where it reaches what is wanted or has no rival."""
     settings, machine = document["settings"], convs.machine(document)
-    ours, ratio = row["results"][settings["backend"]], compare.decisive(row["results"], settings)
+    ours, ratio = row["results"][settings["backend"]], compare.pytorch_ratio(row["results"], settings["backend"])
     problem = _problems(row["list"])[row["problem"]]
     bar = wanted(problem, settings["dtype"])
     if machine is None or ratio is None or "minimum" not in ours or ratio >= bar:
@@ -82,7 +83,8 @@ def _cells(row: dict, document: dict) -> list[str] | None:
         why = "memory"
     else:
         why = "peak" if rival_share >= NEAR else "layout"
+    name = row["list"] + (" (float64)" if settings["dtype"] == "float64" else "")
     return [
-        row["list"], row["problem"] + " " + row["shape"], row["op"], report.milliseconds(seconds), report.ratio(ratio), f"{bar:g}", report.percent(ours_share),
+        name, row["problem"] + " " + row["shape"], row["op"], report.milliseconds(seconds), report.ratio(ratio), f"{bar:g}", report.percent(ours_share),
         report.percent(rival_share), "memory" if memory > compute else "FMA", why,
     ]  # fmt: skip

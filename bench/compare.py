@@ -77,6 +77,11 @@ def pytorch_apart(settings: dict) -> bool:
     return "torch" in settings["peers"] and bool({"onnxruntime", "jax"} & set(settings["peers"]))
 
 
+def pytorch_ratio(results: Results, backend: str) -> float | None:
+    """The ratio to the better of PyTorch's forms, whoever else takes part."""
+    return ratio({name: result for name, result in results.items() if name == backend or name.startswith("torch ")}, backend)
+
+
 def rival_columns(settings: dict) -> list[str]:
     name = yardstick(settings)
     return [*RIVAL_COLUMNS, *(["x PyTorch"] if pytorch_apart(settings) else []), *([f"{name} ms", f"x {name}"] if name else [])]
@@ -89,7 +94,7 @@ def rival_cells(results: Results, settings: dict, unit: Callable[[float | None],
     theirs = results.get(name or "", {})
     cells = [name or report.MISSING, unit(theirs.get("minimum")), unit(theirs.get("median")), report.ratio(ratio(results, backend))]
     if pytorch_apart(settings):
-        cells.append(report.ratio(ratio({name: result for name, result in results.items() if name == backend or name.startswith("torch ")}, backend)))
+        cells.append(report.ratio(pytorch_ratio(results, backend)))
     if other:
         cells += [unit(results.get(other, {}).get("minimum")), report.ratio(ratio(results, backend, other))]
     return cells
