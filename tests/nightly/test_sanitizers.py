@@ -20,7 +20,8 @@ KERNEL_FLAGS = {  # as setup.py has them
     "avx2": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt"],
     "avx512": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mavx512f", "-mavx512cd", "-mavx512vl", "-mavx512bw", "-mavx512dq"],
 }
-NAMES = """ops_agree lanes norm_fused row_norm optim softmax windows winograd columns pool_ties max_pool_rows functional_layout plan threads nn_layers bad_input"""
+NAMES = """ops_agree pixels lanes norm_fused row_norm optim softmax windows winograd
+columns pool_ties max_pool_rows functional_layout plan threads nn_layers bad_input"""
 TESTS = [f"tests/test_{name}.py" for name in NAMES.split()]
 
 pytestmark = [

@@ -28,8 +28,8 @@ cdef enum:
     WEIGHT_BYTES = 24 * 1024  # of a tile's rows per block of the reduction: half of L1, the other half is for the panel that streams by
     STRIP_BYTES = 384 * 1024  # of panels per item: L2 holds them while every tile of weights passes
     MOST_PANELS = 16          # per strip: enough to pay for the first touch of a tile's weights
-    MOST_NEIGHBOURS = 4
-    IN_PLACE_TILES = 16
+    MOST_NEIGHBOURS = 4       # strips in a row for one thread, which asks for the next one's pixels while it works on one
+    IN_PLACE_TILES = 16       # up to so many tiles of output channels a panel is not used often enough to be laid out
     LEAST_TILES = 8           # of output channels per item, where few strips are shared out by channels too: each share lays out its panels itself
 
 
@@ -44,7 +44,7 @@ cdef struct Plan:
     index strips
     index parts      # shares of the output channels
     index items
-    index chunk      # items in a row for one thread, which expects the next one's pixels while it works on one
+    index chunk      # items in a row for one thread
     index channels   # per block of the reduction
     index depth      # their taps: rows of a panel
     index most       # panels of a strip at most
@@ -100,7 +100,8 @@ cdef inline index add_run(index* runs, index count, index source, index to, inde
 
 
 cdef index find_runs(Geometry* g, const Plan* p, View s, index kh, index kw, index first, index panels, bint ahead, index* runs) noexcept nogil:
-    """The runs of input pixels that one tap meets in a strip of panels, rows of the image and zeros; returns how many. Lanes beyond the last pixel get zeros."""
+    """The runs of input pixels that one tap meets in a strip of panels, rows of the image and zeros; returns how many. Lanes beyond the last pixel get zeros. Panels that are
+    read in place are left out, but where the pixels are only to be asked for (`ahead`)."""
     cdef index panel, lane, pixel, n, oh, ow, length, h, w0, low, high, count = 0, to, size = g.OH * g.OW
     for panel in range(panels):
         lane, to = 0, panel * p.depth * p.width
@@ -153,8 +154,10 @@ cdef void run_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item
     cdef const real* next_source
     cdef const real* rows
     cdef const real* b
+    cdef const real* lies  # the panel's first pixels, and how far behind them those of the other channels and taps are
+    cdef const index* steps
     cdef int m, nv, last
-    cdef bint whole, direct
+    cdef bint whole
     for k in range(p.depth):
         offset[k] = k * p.width
         plane_offset[k] = k * s.c
@@ -191,13 +194,16 @@ cdef void run_item(const fc_isa* kernels, Geometry* g, const Plan* p, index item
                 at = y + (pixel // size * g.O + o) * size + pixel % size
                 if not whole and c0:
                     move_tile(g, p, y, o, m, pixel, pixels, tile, True)
-                direct = p.in_place and whole and pixels == p.width
-                if real is float:
-                    kernels.f32.planes(rows, row, b, source + pixel // size * s.n + pixel % size if direct else panel0 + panel * p.depth * p.width, plane_offset if direct else offset, channels * taps, p.lanes, c0 > 0, at if whole else tile,
-                                       size if whole else p.width, p.lanes, p.lanes, last, m, nv)
+                if p.in_place and whole and pixels == p.width:
+                    lies, steps = source + pixel // size * s.n + pixel % size, plane_offset
                 else:
-                    kernels.f64.planes(rows, row, b, source + pixel // size * s.n + pixel % size if direct else panel0 + panel * p.depth * p.width, plane_offset if direct else offset, channels * taps, p.lanes, c0 > 0, at if whole else tile,
-                                       size if whole else p.width, p.lanes, p.lanes, last, m, nv)
+                    lies, steps = panel0 + panel * p.depth * p.width, offset
+                if real is float:
+                    kernels.f32.planes(rows, row, b, lies, steps, channels * taps, p.lanes, c0 > 0, at if whole else tile, size if whole else p.width, p.lanes, p.lanes, last,
+                                       m, nv)
+                else:
+                    kernels.f64.planes(rows, row, b, lies, steps, channels * taps, p.lanes, c0 > 0, at if whole else tile, size if whole else p.width, p.lanes, p.lanes, last,
+                                       m, nv)
                 if not whole:
                     move_tile(g, p, y, o, m, pixel, pixels, tile, False)
             share0, share1 = t * next_channels // tiles, (t + 1) * next_channels // tiles
