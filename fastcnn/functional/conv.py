@@ -13,7 +13,7 @@ import numpy as np
 from ..backend import current, use_algorithm
 from ..options import integer, pair, single
 from ..shapes import ShapeError, check_bytes, conv2d_output_size, conv_transpose2d_output_size, resolve_padding
-from ._check import array, batched, contiguous, formatted, images, like, mask3, shape_text, shaped, wrong_shape
+from ._check import array, batched, channels_last, contiguous, formatted, images, like, mask3, shape_text, shaped, wrong_shape
 from ._layout import in_nhwc
 
 Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
@@ -83,6 +83,7 @@ def conv2d(
     *,
     algorithm: str | None = None,
     layout: str = "NCHW",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """2-D cross-correlation, (N,C,H,W) or (C,H,W) x (O,C/groups,KH,KW) [+ (O,)] -> (N,O,OH,OW) or (O,OH,OW).
 
@@ -93,15 +94,20 @@ def conv2d(
     bias       (O,), or (O,1), (O,1,1), (1,O,1,1), (1,1,1,O)
     algorithm  "direct", "winograd" or "auto" for this call; None leaves it to use_algorithm
     layout     "NHWC": (N,H,W,C) or (H,W,C) x (KH,KW,C/groups,O) -> (N,OH,OW,O) or (OH,OW,O), all in C order
-    Raises     ShapeError if shapes do not fit, TypeError if dtypes differ (nothing is cast)
+    out        an array for the result, which is returned: of its shape, dtype and memory format (C-contiguous, or channels-last as the input is), apart
+               from the operands in memory. Large results are faster in memory that was used before: a fresh page costs more than its 1024 floats
+    Raises     ShapeError if shapes do not fit, TypeError if dtypes differ (nothing is cast), ValueError for an `out` that cannot be written in place
     """
     if layout != "NCHW":
         options = {"bias": bias, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm}
-        return in_nhwc(conv2d, "conv2d", layout, {"input": input}, weight, **options)
+        if out is None:
+            return in_nhwc(conv2d, "conv2d", layout, {"input": input}, weight, **options)
+        in_nhwc(conv2d, "conv2d", layout, {"input": input}, weight, **options, out=_nhwc_out(out))
+        return out
     if algorithm is None:
-        return _convolved(current().conv2d, input, weight, bias, stride, padding, dilation, groups)
+        return _convolved(current().conv2d, input, weight, bias, stride, padding, dilation, groups, out=out)
     with use_algorithm(algorithm):
-        return _convolved(current().conv2d, input, weight, bias, stride, padding, dilation, groups)
+        return _convolved(current().conv2d, input, weight, bias, stride, padding, dilation, groups, out=out)
 
 
 def conv2d_activated(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any, activation: str, slope: float) -> Any:
@@ -109,15 +115,58 @@ def conv2d_activated(input: Any, weight: Any, bias: Any, stride: Any, padding: A
     return _convolved(current().conv2d_activated, input, weight, bias, stride, padding, dilation, groups, activation, slope)
 
 
-def _convolved(compute: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any, *activation: Any) -> np.ndarray:
+def _convolved(
+    compute: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any, *activation: Any, out: Any = None
+) -> np.ndarray:
     """conv2d by this primitive of a backend, everything checked."""
     input, unbatched = images(input, "conv2d", "input")
     weight = like(weight, input, "conv2d", "weight")
     shape, stride, padding, dilation, groups = _checked("conv2d", input, weight, stride, padding, dilation, groups)
     if bias is not None:
         bias = _bias(bias, input, shape[1], "conv2d", f"weight has {shape[1]} filters")
+    if out is not None:
+        _into(_checked_out(out, shape, input, weight, bias, unbatched), input, weight, bias, stride, padding, dilation, groups)
+        return out
     output = formatted(compute(input, weight, bias, stride, padding, dilation, groups, *activation), input)
     return output[0] if unbatched else output
+
+
+def _checked_out(out: Any, shape: tuple, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, unbatched: bool) -> np.ndarray:
+    """`out` as (N, O, OH, OW), if the result can be written there."""
+    if type(out) is not np.ndarray or type(input) is not np.ndarray:
+        raise TypeError(f"conv2d: out must be a NumPy array, as the operands, got {type(out).__name__} for an input of {type(input).__name__}")
+    if out.dtype != input.dtype:
+        raise TypeError(f"conv2d: out has dtype {out.dtype} but input has {input.dtype}")
+    if out.shape != shape[unbatched:]:
+        raise ShapeError(f"conv2d: out has shape {shape_text(out.shape)} but the result has {shape_text(shape[unbatched:])}")
+    if not out.flags.writeable:
+        raise ValueError("conv2d: out is read-only")
+    out = out[None] if unbatched else out
+    last = channels_last(input)
+    fits = (out.flags.c_contiguous and not last) or all(a.transpose(0, 2, 3, 1).flags.c_contiguous for a in (out, input))
+    if not fits:
+        raise ValueError(f"conv2d: out must be {'channels-last as the input is' if last else 'C-contiguous'}, got strides {out.strides}")
+    for name, operand in (("input", input), ("weight", weight), ("bias", bias)):
+        if operand is not None and np.may_share_memory(out, operand):
+            raise ValueError(f"conv2d: out and {name} share memory")
+    return out
+
+
+def _into(out: np.ndarray, input: np.ndarray, *arguments: Any) -> None:
+    backend = current()
+    if hasattr(backend, "conv2d_into"):
+        backend.conv2d_into(out, channels_last(out), input, *arguments)
+    else:
+        out[...] = backend.conv2d(input, *arguments)
+
+
+def _nhwc_out(out: Any) -> Any:
+    """An (N, OH, OW, O) or (OH, OW, O) array in C order as the channels-last array it is."""
+    if type(out) is not np.ndarray:
+        raise TypeError(f"conv2d: out must be a NumPy array, got {type(out).__name__}")
+    if out.ndim not in (3, 4) or not out.flags.c_contiguous:
+        raise ValueError(f"conv2d: out must be a C-contiguous 3-D or 4-D array, got shape {shape_text(out.shape)} and strides {out.strides}")
+    return out.transpose(0, 3, 1, 2) if out.ndim == 4 else out.transpose(2, 0, 1)
 
 
 def conv2d_backward(

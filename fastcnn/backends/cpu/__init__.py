@@ -24,12 +24,13 @@ except (AttributeError, TypeError, ValueError) as error:  # a function that is n
                       "again (needs a C compiler)", name=__name__) from error
 
 __all__ = ["name", "functions", "isa", "available_isas", "set_isa", "set_num_threads", "get_num_threads", "set_algorithm", "get_algorithm", "config",
-           "record", "fma_probe", "copy_probe", *OPS]
+           "conv2d_into", "record", "fma_probe", "copy_probe", *OPS]
 
 name = "cpu"
 isa = _runtime.isa
 get_num_threads = _runtime.threads
 record = select.record
+conv2d_into = select.conv2d_into
 
 
 def set_isa(name: str) -> None:

@@ -674,6 +674,16 @@ def remembered(op: str, arguments: tuple) -> Impl:
     return known
 
 
+def conv2d_into(out: Any, channels_last: bool, *arguments: Any) -> Any:
+    """conv2d into an array of the format that its result has."""
+    if _recorder is None and not channels_last:
+        return remembered("conv2d", arguments).function(*arguments, out=out)
+    impl, declined = choose("conv2d", arguments, channels_last)
+    if _recorder is not None:
+        _recorder("conv2d", impl.name, [(name, reason[0].format(*reason[1:])) for name, reason in declined])
+    return impl.function(*arguments, out=out)
+
+
 def dispatcher(op: str) -> Callable[..., Any]:
     """A function of the op's name and parameters that runs the first implementation that applies."""
     names = ", ".join(OPS[op].parameters)
