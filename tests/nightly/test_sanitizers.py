@@ -55,7 +55,8 @@ def test_address_and_undefined_behaviour(tmp_path):
         environment["FASTCNN_ISA"] = isa
         for dtype in ("float32", "float64"):  # every kernel family, in scratch memory that is watched and arrays between unreadable pages
             assert run([sys.executable, "tests/test_guard_pages.py", dtype, "auto"], cwd=tmp_path, env=environment) == "done"
-    run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not avx512", *TESTS], cwd=tmp_path, env=environment)
+    # -s: a sanitizer's report goes to stderr as the process ends, and must not be captured
+    run([sys.executable, "-m", "pytest", "-s", "-q", "-x", "-p", "no:cacheprovider", "-k", "not avx512", *TESTS], cwd=tmp_path, env=environment)
 
 
 @pytest.fixture(scope="module")
