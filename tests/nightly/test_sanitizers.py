@@ -20,7 +20,7 @@ KERNEL_FLAGS = {  # as setup.py has them
     "avx2": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt"],
     "avx512": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mavx512f", "-mavx512cd", "-mavx512vl", "-mavx512bw", "-mavx512dq"],
 }
-NAMES = """ops_agree pixels lanes norm_fused row_norm optim softmax windows winograd
+NAMES = """ops_agree exact pixels lanes norm_fused row_norm optim softmax windows winograd
 columns pool_ties max_pool_rows functional_layout plan threads nn_layers bad_input"""
 TESTS = [f"tests/test_{name}.py" for name in NAMES.split()]
 
@@ -55,8 +55,10 @@ def test_address_and_undefined_behaviour(tmp_path):
         environment["FASTCNN_ISA"] = isa
         for dtype in ("float32", "float64"):  # every kernel family, in scratch memory that is watched and arrays between unreadable pages
             assert run([sys.executable, "tests/test_guard_pages.py", dtype, "auto"], cwd=tmp_path, env=environment) == "done"
+    # Kernels built so round differently, and a ReLU may fall to the other side: networks are compared on whole numbers (test_exact.py), not on random ones.
     # -s: a sanitizer's report goes to stderr as the process ends, and must not be captured
-    run([sys.executable, "-m", "pytest", "-s", "-q", "-x", "-p", "no:cacheprovider", "-k", "not avx512", *TESTS], cwd=tmp_path, env=environment)
+    chosen = "not avx512 and not agrees_with_the_layers and not random_networks_agree"
+    run([sys.executable, "-m", "pytest", "-s", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *TESTS], cwd=tmp_path, env=environment)
 
 
 @pytest.fixture(scope="module")
